@@ -1,0 +1,5 @@
+import sys
+
+from wyoming_wlk.cli import main
+
+sys.exit(main())

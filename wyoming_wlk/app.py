@@ -1,0 +1,142 @@
+"""Composition root: builds the parts, runs them, and takes them down gracefully."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from wyoming_wlk.config import Config
+from wyoming_wlk.discovery import Announcer, service_name
+from wyoming_wlk.engine.engine import DecodingSettings, Engine
+from wyoming_wlk.engine.runner import DeviceSettings, cuda_memory_gb
+from wyoming_wlk.errors import ModelError
+from wyoming_wlk.frontends.listeners import Listeners
+from wyoming_wlk.models import CATALOGUE, VAD, InstalledModel, ModelStore, automatic_choices
+from wyoming_wlk.services import ModelInfo, Services
+from wyoming_wlk.session import Speech
+from wyoming_wlk.vad import SileroVad
+
+_LOG = logging.getLogger(__name__)
+_GRACE_SECONDS = 6.0
+"""For turns in flight when the server stops; the whole way down stays under Home Assistant's ten seconds."""
+
+
+async def serve(config: Config, ready: Callable[[list[str]], None] = lambda addresses: None) -> None:
+    """Serves until SIGTERM, SIGINT or the end of stdio. `ready` is told the addresses once the model is loaded.
+
+    Raises `ConfigError` for an address that cannot be opened and `ModelError` where no model can be loaded.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    speech: asyncio.Future[Speech] = loop.create_future()
+    device = _device(config)
+    services = Services(config, _expected_model(config, device), speech)
+    listeners = Listeners(services)
+    executor = ThreadPoolExecutor(1, "vad")
+    addresses = [address for uri in config.server.uri for address in await listeners.start(uri)]
+    loading = asyncio.create_task(_load(config, device, services, executor))
+    announcing: asyncio.Task[None] | None = None
+    ending = asyncio.create_task(_first(stop, listeners.stdio_closed))
+    try:
+        await asyncio.wait({loading, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done():
+            speech.set_result(await loading)
+            _LOG.info("Ready: model %s on %s", services.model.name, ", ".join(addresses))
+            ready(addresses)
+            announcing = _announce(config, addresses)
+            await ending
+            _LOG.info("stopping")
+    finally:
+        ending.cancel()
+        if announcing is not None:
+            announcing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await announcing
+        await listeners.stop(_GRACE_SECONDS)
+        if speech.done():
+            await asyncio.to_thread(speech.result().engine.stop)
+        else:
+            speech.cancel()
+        executor.shutdown(wait=False, cancel_futures=True)
+        _LOG.info("goodbye")
+
+
+async def _first(*events: asyncio.Event) -> None:
+    tasks = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _announce(config: Config, addresses: list[str]) -> asyncio.Task[None] | None:
+    tcp = next((address for address in addresses if address.startswith("tcp://")), None)
+    if config.server.zeroconf is None or tcp is None:
+        return None
+    host, _, port = tcp.removeprefix("tcp://").rpartition(":")
+    name = service_name(config.server.zeroconf, config.model.data_dir)
+    return asyncio.create_task(Announcer(name, host.strip("[]"), int(port)).run())
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+def _device(config: Config) -> str:
+    if config.model.device != "auto":
+        if config.model.device == "cuda" and not cuda_memory_gb():
+            raise ModelError("--device cuda: torch finds no GPU here")
+        return config.model.device
+    return "cuda" if cuda_memory_gb() else "cpu"
+
+
+def _choices(config: Config, device: str) -> tuple[list[str], str]:
+    cores = config.model.threads or os.cpu_count() or 1
+    return automatic_choices(config.decoding.language, device, cores, cuda_memory_gb())
+
+
+def _expected_model(config: Config, device: str) -> ModelInfo:
+    """What `describe` tells until the model is there."""
+    name = config.model.model if config.model.model != "auto" else _choices(config, device)[0][0]
+    if name in CATALOGUE:
+        return ModelInfo(name, CATALOGUE[name].languages)
+    return ModelInfo(Path(name).name, CATALOGUE["base"].languages)
+
+
+def find_model(config: Config, device: str) -> InstalledModel:
+    """The model that the options ask for, fetched if need be; blocking. Raises `ModelError`."""
+    store = ModelStore(config.model.data_dir, config.model.offline)
+    if config.model.model != "auto":
+        return store.resolve(config.model.model)
+    names, reason = _choices(config, device)
+    model = store.resolve_first(names)
+    _LOG.info("auto picked the model %s: %s; of %s the first that can be had", model.name, reason, ", ".join(names))
+    return model
+
+
+async def _load(config: Config, device: str, services: Services, executor: ThreadPoolExecutor) -> Speech:
+    def load() -> tuple[Speech, ModelInfo]:
+        model = find_model(config, device)
+        began = time.monotonic()
+        vad = SileroVad(ModelStore(config.model.data_dir, config.model.offline).fetch(VAD) / "silero_vad.onnx")
+        on = DeviceSettings(device, config.model.compute_type, config.model.threads, config.model.slots)
+        how = DecodingSettings(
+            beam_size=config.decoding.beam_size,
+            temperatures=config.decoding.temperatures,
+            frame_threshold=config.decoding.frame_threshold,
+        )
+        engine = Engine.load(model.folder, model.tokenizer, on, how)
+        _LOG.info("loaded %s on %s in %.1f s", model.name, device, time.monotonic() - began)
+        return Speech(engine, vad, executor), ModelInfo(model.name, engine.languages)
+
+    speech, services.model = await asyncio.to_thread(load)
+    return speech

@@ -1,0 +1,1 @@
+"""Audio formats: whatever clients send, as 16 kHz mono float32."""

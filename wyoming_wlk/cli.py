@@ -1,0 +1,106 @@
+"""The command `wyoming-wlk`: serve, and the models on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+
+from wyoming_wlk import __version__, config, logs
+from wyoming_wlk.errors import ConfigError, WlkError
+from wyoming_wlk.models import CATALOGUE, ModelStore
+
+USAGE_ERROR, FAILURE = 2, 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code: 2 for a wrong option, 1 for what failed later."""
+    try:
+        parsed = _parser().parse_args(arguments)
+        return int(parsed.run(parsed))
+    except ConfigError as err:
+        print(f"wyoming-wlk: {err}", file=sys.stderr)
+        return USAGE_ERROR
+    except WlkError as err:
+        print(f"wyoming-wlk: {err}", file=sys.stderr)
+        return FAILURE
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser that leaves with one line instead of the whole usage."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise ConfigError(f"{message} (see `{self.prog} --help`)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="wyoming-wlk", description="Streaming speech-to-text for many clients on one model.")
+    parser.add_argument("--version", action="version", version=f"wyoming-wlk {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser(
+        "serve",
+        help="run the server",
+        description="Runs the server until SIGTERM or ctrl-C.",
+        epilog="Each option is also an environment variable, WLK_ and its name (WLK_DATA_DIR), and the name of a file "
+        "that holds the value, with _FILE behind it (WLK_DATA_DIR_FILE).",
+    )
+    config.add_arguments(serve)
+    serve.set_defaults(run=_serve)
+
+    models = commands.add_parser("models", help="list, fetch and delete models", description="Lists the models.")
+    store = {"model": config.ModelConfig}
+    models.set_defaults(run=_list_models)
+    actions = models.add_subparsers(metavar="ACTION")
+    for name, run, text in (("pull", _pull_model, "fetch a model"), ("rm", _remove_model, "delete a model")):
+        action = actions.add_parser(name, help=text, description=f"{text.capitalize()}.")
+        action.add_argument("name", metavar="NAME")
+        config.add_arguments(action, store, only=("data_dir", "offline"))
+        action.set_defaults(run=run)
+    config.add_arguments(models, store, only=("data_dir", "offline"))
+    return parser
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    settings = config.load(arguments, os.environ)
+    logs.set_up(settings.log.log_level, settings.log.log_format)
+    from wyoming_wlk.app import serve  # torch takes a second to import: wrong options should not have to wait for it
+
+    asyncio.run(serve(settings))
+    return 0
+
+
+def _list_models(arguments: argparse.Namespace) -> int:
+    installed = _store(arguments).installed()
+    print(f"{'name':20} {'MB':>5}  {'languages':10} {'sources':12} installed")
+    for entry in CATALOGUE.values():
+        languages = "English" if len(entry.languages) == 1 else str(len(entry.languages))
+        sources = ", ".join(entry.sources)
+        mark = "yes" if entry.name in installed else ""
+        print(f"{entry.name:20} {entry.megabytes:5}  {languages:10} {sources:12} {mark}".rstrip())
+    return 0
+
+
+def _pull_model(arguments: argparse.Namespace) -> int:
+    logs.set_up("info", "text")
+    if arguments.name not in CATALOGUE:
+        raise ConfigError(f"unknown model {arguments.name!r}; `wyoming-wlk models` lists them")
+    print(_store(arguments).fetch(CATALOGUE[arguments.name]))
+    return 0
+
+
+def _remove_model(arguments: argparse.Namespace) -> int:
+    _store(arguments).remove(arguments.name)
+    return 0
+
+
+def _store(arguments: argparse.Namespace) -> ModelStore:
+    settings = config.load_section(config.ModelConfig, arguments, os.environ)
+    return ModelStore(settings.data_dir, settings.offline)

@@ -1,0 +1,248 @@
+"""The engine's front: `await engine.step(request)`. Owns the one thread that touches the model.
+
+A step that fails takes nobody with it: the rows of a failed pass are run again one by one, and only the one that fails
+alone gets the error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wyoming_wlk.engine.checkpoint import load_checkpoint
+from wyoming_wlk.engine.context import ClientOptions
+from wyoming_wlk.engine.hypothesis import Row
+from wyoming_wlk.engine.outcome import Interpreter, Quality
+from wyoming_wlk.engine.policies import Policy
+from wyoming_wlk.engine.policies.alignatt import AlignAtt
+from wyoming_wlk.engine.policies.local_agreement import LocalAgreement
+from wyoming_wlk.engine.request import StepKind, StepRequest, StepResult
+from wyoming_wlk.engine.runner import MAX_WINDOW_SECONDS, DeviceSettings, Runner
+from wyoming_wlk.engine.scheduler import Scheduler
+from wyoming_wlk.errors import RequestError, WlkError
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DecodingSettings:
+    """How the engine decodes, for all clients.
+
+    `beam_size` and `temperatures` (fallback: each is tried until the text is good) are for finals. `turn_tokens` and
+    `start_seconds` are the scheduler's.
+    """
+
+    beam_size: int = 1
+    temperatures: tuple[float, ...] = (0.0,)
+    frame_threshold: int = 25
+    turn_tokens: int = 24
+    start_seconds: float = 30.0
+
+
+class StepDropped(Exception):
+    """The request was cancelled before it was done; its context is the caller's again."""
+
+
+class StepFailed(WlkError):
+    """The model failed on this request."""
+
+    code = "engine"
+
+
+class Engine:
+    """One model shared by all clients. Made by `start`."""
+
+    def __init__(self, runner: Runner, settings: DecodingSettings) -> None:
+        self._runner, self._settings = runner, settings
+        policies: dict[str, Policy] = {
+            "alignatt": AlignAtt(settings.frame_threshold),
+            "localagreement": LocalAgreement(),
+        }
+        self._interpreter = Interpreter(runner.tokenizer, policies, Quality())
+        self._scheduler = Scheduler(runner.slots, settings.turn_tokens, settings.start_seconds)
+        self._inbox: queue.SimpleQueue[tuple[StepRequest, _Reply] | None] = queue.SimpleQueue()
+        self._replies: dict[Row, _Reply] = {}
+        self._arrivals = 0
+        self._thread = threading.current_thread()
+
+    @classmethod
+    def start(cls, load: Callable[[], Runner], settings: DecodingSettings) -> Engine:
+        """Loads the model on a thread of its own and leaves it running there; blocking. Raises what `load` raises.
+
+        Nothing of the model may ever run on another thread: each thread that does gets its own pool of OpenMP workers,
+        and two pools on the same cores make every pass twice as slow.
+        """
+        made: queue.SimpleQueue[Engine | BaseException] = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                engine = cls(load(), settings)
+            except BaseException as err:
+                made.put(err)
+                return
+            made.put(engine)
+            engine._run()
+
+        threading.Thread(target=run, name="engine", daemon=True).start()
+        outcome = made.get()
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    @classmethod
+    def load(cls, folder: Path, tokenizer: Path, device: DeviceSettings, decoding: DecodingSettings) -> Engine:
+        """An engine for a model on the disk; blocking. Raises `ModelError`."""
+        return cls.start(lambda: Runner.load(load_checkpoint(folder), tokenizer, device), decoding)
+
+    # --- for clients, on the event loop -------------------------------------------------------------------------------
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return self._runner.tokenizer.languages
+
+    @property
+    def max_window_seconds(self) -> float:
+        return MAX_WINDOW_SECONDS
+
+    @property
+    def waiting(self) -> int:
+        """Requests that want the model and do not have it yet."""
+        return self._inbox.qsize() + self._scheduler.waiting
+
+    def check(self, options: ClientOptions) -> None:
+        """Raises `RequestError` for options that this model cannot serve."""
+        if options.language != "auto" and options.language not in self.languages:
+            raise RequestError(f"this model does not know the language {options.language!r}")
+        if options.task == "translate" and not self._runner.tokenizer.multilingual:
+            raise RequestError("this model knows English only and cannot translate")
+
+    async def step(self, request: StepRequest) -> StepResult:
+        """Runs one step. Setting `request.cancelled` drops it at the next pass.
+
+        Raises `StepDropped` then, and `StepFailed` where the model fails.
+        """
+        future: asyncio.Future[StepResult] = asyncio.get_running_loop().create_future()
+        self._inbox.put((request, _Reply(future)))
+        return await asyncio.shield(future)
+
+    def stop(self) -> None:
+        """Ends the thread; steps in flight are dropped. Blocking, at most one pass of the model."""
+        self._inbox.put(None)
+        self._thread.join()
+
+    # --- the engine's thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while self._receive():
+            self._drop_cancelled()
+            self._turn()
+        for row in list(self._replies):
+            self._finish(row, StepDropped())
+
+    def _receive(self) -> bool:
+        """Takes new requests in, waiting for one where there is nothing else to do. False at the end."""
+        while True:
+            try:
+                item = self._inbox.get(block=not self._scheduler)
+            except queue.Empty:
+                return True
+            if item is None:
+                return False
+            request, reply = item
+            row = self._row(request)
+            self._replies[row] = reply
+            self._scheduler.add(row)
+
+    def _row(self, request: StepRequest) -> Row:
+        final, context = request.kind is StepKind.FINAL, request.context
+        self._arrivals += 1
+        language = context.options.language if context.options.language != "auto" else context.language
+        return Row(
+            request,
+            width=self._settings.beam_size if final else 1,
+            temperatures=self._settings.temperatures if final else (0.0,),
+            sequence=self._arrivals,
+            language=language or ("" if self._runner.tokenizer.multilingual else "en"),
+        )
+
+    def _drop_cancelled(self) -> None:
+        for row in self._scheduler.everyone():
+            if row.request.cancelled:
+                self._finish(row, StepDropped())
+
+    def _turn(self) -> None:
+        """One pass: rows change places, newcomers start, everybody on the device gets one token more."""
+        plan = self._scheduler.plan()
+        for row in plan.park:
+            self._runner.park(row)
+        for row in plan.restore:
+            self._runner.restore(row)
+        if plan.start:
+            self._guarded(self._runner.start, plan.start)
+        self._settle()
+        if self._scheduler.running:
+            self._guarded(self._runner.advance, self._scheduler.running)
+        self._settle()
+
+    def _guarded(self, run: Callable[[Sequence[Row]], None], rows: Sequence[Row]) -> None:
+        try:
+            run(rows)
+        except Exception:
+            clients = ", ".join(row.request.client for row in rows)
+            _LOG.exception("a pass of the model failed for %s; trying each alone", clients)
+            for row in list(rows):
+                self._run_alone(row)
+
+    def _run_alone(self, row: Row) -> None:
+        """Decodes a row from its beginning with nobody else in the batch."""
+        try:
+            self._runner.release(row)
+            self._runner.start([row])
+            while not row.done:
+                self._runner.advance([row])
+        except Exception as err:
+            _LOG.exception("the model fails for %s", row.request.client)
+            self._finish(row, StepFailed(f"the model failed on this audio: {type(err).__name__}"))
+
+    def _settle(self) -> None:
+        """Hands out the results of rows that are done."""
+        for row in [row for row in self._scheduler.running if row.done]:
+            if self._interpreter.wants_retry(row):
+                self._runner.retry(row)
+                continue
+            try:
+                self._finish(row, self._interpreter.result(row))
+            except Exception as err:
+                _LOG.exception("cannot interpret the result for %s", row.request.client)
+                self._finish(row, StepFailed(f"the result could not be read: {type(err).__name__}"))
+
+    def _finish(self, row: Row, outcome: StepResult | Exception) -> None:
+        self._scheduler.remove(row)
+        self._runner.release(row)
+        self._replies.pop(row).resolve(outcome)
+
+
+class _Reply:
+    """Carries a result from the engine's thread to the loop that waits for it."""
+
+    def __init__(self, future: asyncio.Future[StepResult]) -> None:
+        self._future, self._loop = future, future.get_loop()
+
+    def resolve(self, outcome: StepResult | Exception) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._set, outcome)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            _LOG.debug("a result came after the event loop's end")
+
+    def _set(self, outcome: StepResult | Exception) -> None:
+        if self._future.done():
+            return
+        if isinstance(outcome, StepResult):
+            self._future.set_result(outcome)
+        else:
+            self._future.set_exception(outcome)

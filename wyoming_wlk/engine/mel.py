@@ -1,0 +1,100 @@
+"""Whisper's log-mel spectrogram, computed once per sample as audio arrives.
+
+`MelFrontend` turns samples into raw log10 mel frames on the device; `normalize` applies Whisper's range compression,
+which depends on the loudest frame of the whole window and so has to wait until the window is known.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SAMPLE_RATE = 16000
+N_FFT = 400
+HOP = 160
+FRAMES_PER_SECOND = SAMPLE_RATE // HOP
+_FLOOR = -10.0  # log10 of the 1e-10 that Whisper clamps power to
+
+
+def mel_filters(n_mels: int) -> np.ndarray:
+    """Slaney's mel filter bank, area-normalized: [n_mels, N_FFT // 2 + 1] (Malcolm Slaney, Auditory Toolbox, 1998)."""
+
+    def to_hertz(mel: np.ndarray) -> np.ndarray:
+        # linear below 1 kHz (3 mel per 200 Hz), logarithmic above (27 mel per factor 6.4)
+        return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * math.log(6.4) / 27))
+
+    top = 15 + 27 * math.log(SAMPLE_RATE / 2 / 1000) / math.log(6.4)
+    edges = to_hertz(np.linspace(0, top, n_mels + 2))
+    bins = np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)
+    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    bank = np.maximum(0, np.minimum(rising, falling))
+    return np.asarray(bank * (2 / (edges[2:] - edges[:-2]))[:, None], dtype=np.float32)
+
+
+class MelFrontend:
+    """Samples to raw log-mel frames, for one model on one device. Stateless; shared by all clients."""
+
+    def __init__(self, n_mels: int, device: torch.device) -> None:
+        self.n_mels = n_mels
+        self._device = device
+        self._filters = torch.from_numpy(mel_filters(n_mels)).to(device)
+        self._hann = torch.hann_window(N_FFT, device=device)
+
+    def empty(self) -> Tensor:
+        return torch.empty(self.n_mels, 0, device=self._device)
+
+    def frames(self, samples: np.ndarray) -> Tensor:
+        """Raw log10 mel frames of `samples` [N_FFT + (n - 1) * HOP] without padding: [n_mels, n]."""
+        audio = torch.from_numpy(samples).to(self._device)
+        spectrum = torch.stft(audio, N_FFT, HOP, window=self._hann, center=False, return_complex=True)
+        power = spectrum.real.square() + spectrum.imag.square()
+        return (self._filters @ power).clamp(min=10**_FLOOR).log10()
+
+
+class MelWindow:
+    """Raw mel frames of one client's window, extended as audio arrives: each frame is computed once.
+
+    Frame t is centred on sample t * HOP, so the last one or two need samples that are not there yet; they are computed
+    against silence at each step and never kept.
+    """
+
+    def __init__(self, frontend: MelFrontend) -> None:
+        self._frontend = frontend
+        self._kept = frontend.empty()
+
+    def update(self, audio: np.ndarray, total: int) -> Tensor:
+        """Raw frames [n_mels, total] of `audio` (float32, the whole window so far) followed by silence."""
+        kept = self._kept.shape[1]
+        settled = max(kept, min(total, (len(audio) - N_FFT // 2) // HOP + 1))
+        if settled > kept:
+            self._kept = torch.cat([self._kept, self._frontend.frames(_span(audio, kept, settled))], dim=1)
+        touched = min(total, len(audio) // HOP + 2)
+        parts = [self._kept[:, :total]]
+        if touched > settled:
+            parts.append(self._frontend.frames(_span(audio, settled, touched)))
+        if total > max(touched, settled):
+            parts.append(self._kept.new_full((self._frontend.n_mels, total - max(touched, settled)), _FLOOR))
+        return torch.cat(parts, dim=1)
+
+    def drop(self, frames: int) -> None:
+        """Forgets the first `frames` frames, because the window now starts that much later."""
+        self._kept = self._kept[:, frames:].clone()
+
+
+def normalize(raw: Tensor) -> Tensor:
+    """Whisper's range compression of raw log10 mel frames: the top 80 dB of the window, shifted to about [-1, 1]."""
+    return (torch.maximum(raw, raw.amax() - 8.0) + 4.0) / 4.0
+
+
+def _span(audio: np.ndarray, first: int, last: int) -> np.ndarray:
+    """The samples under frames first..last: reflected before the window's start, silent after its end."""
+    start, stop = first * HOP - N_FFT // 2, (last - 1) * HOP + N_FFT // 2
+    inside = audio[max(0, start) : max(0, stop)]
+    if start < 0:
+        left = audio[1 : 1 - start][::-1]
+        inside = np.concatenate([np.zeros(-start - len(left), np.float32), left, inside])
+    return np.ascontiguousarray(np.pad(inside, (0, stop - start - len(inside))))

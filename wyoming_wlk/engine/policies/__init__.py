@@ -1,0 +1,37 @@
+"""Streaming policies: given a hypothesis over audio that is still growing, how much of it will not change?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a policy may look at: the new hypothesis after the committed tokens, and the step before."""
+
+    tokens: Sequence[int]
+    frames: Sequence[int]
+    """The encoder frame (20 ms) that each token attends to most."""
+    probabilities: Sequence[float]
+    audio_frames: int
+    """Frames of real audio in the window."""
+    previous: Sequence[int]
+    """The previous step's tokens after the same committed ones."""
+
+
+class Policy(Protocol):
+    """Decides how many of the leading tokens may be committed; the caller cuts that down to whole words."""
+
+    def stable(self, evidence: Evidence) -> int: ...
+
+
+def agreement(evidence: Evidence) -> int:
+    """Length of the longest common prefix of this hypothesis and the previous one."""
+    length = 0
+    for new, old in zip(evidence.tokens, evidence.previous, strict=False):
+        if new != old:
+            break
+        length += 1
+    return length

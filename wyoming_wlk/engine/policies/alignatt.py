@@ -1,0 +1,33 @@
+"""AlignAtt: commit tokens whose attention stays clear of the audio's end (Papi et al., arXiv 2305.11408; for Whisper
+arXiv 2406.10052)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wyoming_wlk.engine.policies import Evidence, agreement
+
+_UNSURE = 0.3
+"""Below this probability the model has a second opinion: such a token waits until more has been heard after it."""
+
+_SETTLED_FRAMES = 100
+
+
+@dataclass(frozen=True)
+class AlignAtt:
+    """`frame_threshold`: how many frames (20 ms) before the end of the audio a committed token must look.
+
+    Two guards on top of the papers' rule: the previous step must have had the token too, and a token that the model is
+    unsure of waits until it lies two seconds back.
+    """
+
+    frame_threshold: int
+
+    def stable(self, evidence: Evidence) -> int:
+        limit = evidence.audio_frames - self.frame_threshold
+        settled = evidence.audio_frames - _SETTLED_FRAMES
+        agreed = agreement(evidence)
+        for index, (frame, probability) in enumerate(zip(evidence.frames, evidence.probabilities, strict=True)):
+            if index >= agreed or frame >= limit or (probability < _UNSURE and frame >= settled):
+                return index
+        return len(evidence.tokens)

@@ -1,0 +1,89 @@
+"""Who runs next, with whom, and who is parked. Pure decisions over rows; no torch, no asyncio, no clock.
+
+Ends of utterances come first, because somebody is waiting for them; then whoever's audio has waited longest, which is
+fairness in seconds of audio. A row on the device keeps its place for a turn of some tokens, so that rows of the same
+urgency do not push each other out at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from wyoming_wlk.engine.hypothesis import Row
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do before the next pass: rows to park, rows to bring back, rows to start."""
+
+    park: list[Row]
+    restore: list[Row]
+    start: list[Row]
+
+
+class Scheduler:
+    """Keeps the rows that want the model and shares `slots` among them.
+
+    `turn_tokens`: how many passes a row may run while others of its urgency wait. `start_seconds`: how much audio may
+    be encoded at once, which bounds how long a newcomer holds up the others.
+    """
+
+    def __init__(self, slots: int, turn_tokens: int, start_seconds: float) -> None:
+        self._slots, self._turn_tokens, self._start_seconds = slots, turn_tokens, start_seconds
+        self._waiting: list[Row] = []
+        self._parked: list[Row] = []
+        self.running: list[Row] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting or self._parked or self.running)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that want a slot and have none."""
+        return len(self._waiting) + len(self._parked)
+
+    def add(self, row: Row) -> None:
+        self._waiting.append(row)
+
+    def remove(self, row: Row) -> None:
+        """Forgets a row that is done, dropped or failed, wherever it stands."""
+        for rows in (self.running, self._parked, self._waiting):
+            if row in rows:
+                rows.remove(row)
+
+    def everyone(self) -> Iterable[Row]:
+        return [*self.running, *self._parked, *self._waiting]
+
+    def plan(self) -> Plan:
+        """Decides and takes the decision as carried out."""
+        chosen = self._choose()
+        plan = Plan(
+            park=[row for row in self.running if row not in chosen],
+            restore=[row for row in self._parked if row in chosen],
+            start=[row for row in self._waiting if row in chosen],
+        )
+        self._parked = [row for row in self._parked if row not in chosen] + plan.park
+        self._waiting = [row for row in self._waiting if row not in chosen]
+        self.running = chosen
+        return plan
+
+    def _choose(self) -> list[Row]:
+        """The most urgent rows that fit into the slots. Only what fits is skipped: a wide row never starves, because
+        nothing less urgent may take the slots it waits for."""
+        free, seconds = self._slots, self._start_seconds
+        chosen: list[Row] = []
+        for row in sorted(self.everyone(), key=self._urgency):
+            if row.width > free:
+                break
+            if row in self._waiting:
+                if chosen and row.request.seconds > seconds:
+                    continue
+                seconds -= row.request.seconds
+            free -= row.width
+            chosen.append(row)
+        return chosen
+
+    def _urgency(self, row: Row) -> tuple[bool, bool, float, int]:
+        in_turn = row in self.running and row.turn_tokens < self._turn_tokens
+        return (not row.final, not in_turn, row.request.deadline, row.sequence)

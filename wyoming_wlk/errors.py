@@ -1,0 +1,52 @@
+"""The errors that a person or a client may see. Their text is shown as it is, so it must be clear on its own."""
+
+
+class WlkError(Exception):
+    """Base of every error this package raises on purpose.
+
+    `code` is the short machine-readable word that goes over the wire (Wyoming's ``error.code``).
+    """
+
+    code = "internal"
+
+
+class ConfigError(WlkError):
+    """A wrong option value; the process ends with exit code 2."""
+
+    code = "config"
+
+
+class ModelError(WlkError):
+    """A model that is unknown, cannot be fetched, or whose files are broken."""
+
+    code = "model"
+
+
+class AudioError(WlkError):
+    """Audio whose format or length we cannot take."""
+
+    code = "audio"
+
+
+class ProtocolError(WlkError):
+    """A message that breaks the wire protocol."""
+
+    code = "protocol"
+
+
+class RequestError(WlkError):
+    """A well-formed message that asks for something we do not have (an unknown language, program or model)."""
+
+    code = "request"
+
+
+class BusyError(WlkError):
+    """The server is at a configured limit; try again later."""
+
+    code = "busy"
+
+
+class ClientTimeoutError(WlkError):
+    """A client that kept us waiting too long."""
+
+    code = "timeout"

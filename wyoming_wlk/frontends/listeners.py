@@ -1,0 +1,134 @@
+"""Where Wyoming clients come in: TCP, Unix sockets and stdio; who may come, how many, and how everybody leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import sys
+from collections import Counter
+from pathlib import Path
+
+from wyoming_wlk.errors import BusyError, ConfigError, RequestError, WlkError
+from wyoming_wlk.frontends.wyoming import WyomingConnection
+from wyoming_wlk.services import Services
+
+_LOG = logging.getLogger(__name__)
+
+
+class Listeners:
+    """The open doors of one server and the connections that came through them."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._servers: list[asyncio.Server] = []
+        self._connections: dict[WyomingConnection, asyncio.Task[None]] = {}
+        self._refusals: set[asyncio.Task[None]] = set()
+        self._per_address: Counter[str] = Counter()
+        self.stdio_closed = asyncio.Event()
+        """Set when the one client on stdio has left."""
+
+    async def start(self, uri: str) -> list[str]:
+        """Opens one door; returns its addresses as URIs, with the real port. Raises `ConfigError` where it cannot."""
+        scheme, _, rest = uri.partition("://")
+        try:
+            if scheme == "stdio":
+                await self._open_stdio()
+                return [uri]
+            if scheme == "unix":
+                Path(rest).unlink(missing_ok=True)
+                self._servers.append(await asyncio.start_unix_server(self._accept, rest))
+                return [uri]
+            host, _, port = rest.rpartition(":")
+            server = await asyncio.start_server(self._accept, host.strip("[]"), int(port), backlog=512)
+        except OSError as err:
+            raise ConfigError(f"cannot listen on {uri}: {err.strerror or err}") from err
+        self._servers.append(server)
+        return [f"tcp://{_join(*socket.getsockname()[:2])}" for socket in server.sockets]
+
+    async def stop(self, grace: float) -> None:
+        """Nobody new; turns in flight may end by themselves for half of `grace` seconds, then with what was heard."""
+        for server in self._servers:
+            server.close()
+        for connection, task in self._connections.items():
+            if not connection.busy:
+                task.cancel()
+        await self._wait(grace / 2)
+        for connection in self._connections:
+            connection.finish()
+        await self._wait(grace / 2)
+        for task in [*self._connections.values(), *self._refusals]:
+            task.cancel()
+        await self._wait(1)
+
+    async def _wait(self, seconds: float) -> None:
+        """Waits until no connection has an utterance under way, at most so long."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while any(c.busy for c in self._connections) and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+        for connection, task in self._connections.items():
+            if not connection.busy:
+                task.cancel()
+        await asyncio.sleep(0)
+
+    # --- connections --------------------------------------------------------------------------------------------------
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = writer.get_extra_info("peername")
+        address = str(peer[0]) if isinstance(peer, tuple) else "local"
+        connection = WyomingConnection(
+            self._services, reader, writer, f"wyoming-{self._services.next_number()} {address}"
+        )
+        if (error := self._objection(address)) is not None:
+            _LOG.warning("%s: refused: %s", connection.client, error)
+            if len(self._refusals) >= self._services.config.limits.max_connections:
+                writer.transport.abort()
+                return
+            refusal = asyncio.create_task(connection.refuse(error))
+            self._refusals.add(refusal)
+            refusal.add_done_callback(self._refusals.discard)
+            return
+        self._register(connection, address)
+
+    def _register(self, connection: WyomingConnection, address: str) -> asyncio.Task[None]:
+        _LOG.debug("%s: connected", connection.client)
+        task = asyncio.create_task(connection.run())
+        self._connections[connection] = task
+        self._per_address[address] += 1
+
+        def leave(_: asyncio.Task[None]) -> None:
+            del self._connections[connection]
+            self._per_address[address] -= 1
+            if not self._per_address[address]:
+                del self._per_address[address]
+            _LOG.debug("%s: disconnected", connection.client)
+
+        task.add_done_callback(leave)
+        return task
+
+    def _objection(self, address: str) -> WlkError | None:
+        """Why a newcomer from `address` may not stay."""
+        limits, allow = self._services.config.limits, self._services.config.server.allow
+        if allow and address != "local":
+            ip = ipaddress.ip_address(address.split("%")[0])
+            mapped = getattr(ip, "ipv4_mapped", None) or ip
+            if not any(mapped in network for network in allow):
+                return RequestError("this address is not allowed here")
+        if len(self._connections) >= limits.max_connections:
+            return BusyError("the server has as many connections as it may; try again later")
+        if self._per_address[address] >= limits.max_connections_per_address:
+            return BusyError("there are too many connections from this address; close one first")
+        return None
+
+    async def _open_stdio(self) -> None:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, sys.stdout)
+        writer = asyncio.StreamWriter(transport, protocol, None, loop)
+        task = self._register(WyomingConnection(self._services, reader, writer, "wyoming-stdio"), "local")
+        task.add_done_callback(lambda _: self.stdio_closed.set())
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

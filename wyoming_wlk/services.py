@@ -1,0 +1,94 @@
+"""What every frontend shares: the engine once it is loaded, defaults, limits, and the contexts of named clients.
+
+A frontend asks for an utterance and gets a running session; where the model is, and who else is there, it never learns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from wyoming_wlk.config import Config
+from wyoming_wlk.engine.context import ClientOptions, ContextStore, DecoderContext
+from wyoming_wlk.errors import BusyError
+from wyoming_wlk.session import Session, Speech
+from wyoming_wlk.utterance import Event, Utterance, UtteranceSettings
+from wyoming_wlk.vad import VadSettings
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the server tells about its model, known before the model is loaded."""
+
+    name: str
+    languages: tuple[str, ...]
+
+
+class Services:
+    """Admission, defaults and named contexts; one for the whole process."""
+
+    def __init__(self, config: Config, model: ModelInfo, speech: asyncio.Future[Speech]) -> None:
+        self.config, self.model = config, model
+        self._speech = speech
+        self._contexts = ContextStore(config.limits.context_seconds)
+        self._clients = 0
+        self._numbers = itertools.count(1)
+
+    @property
+    def defaults(self) -> ClientOptions:
+        decoding = self.config.decoding
+        return ClientOptions(decoding.language, decoding.task, decoding.prompt, decoding.policy)
+
+    def next_number(self) -> int:
+        """A number for a connection's id in the log."""
+        return next(self._numbers)
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Counts an utterance. Raises `BusyError` where the server has as many as it may."""
+        if self._clients >= self.config.limits.max_clients:
+            raise BusyError(f"the server is busy with {self._clients} clients; try again later")
+        self._clients += 1
+        try:
+            yield
+        finally:
+            self._clients -= 1
+
+    @contextmanager
+    def context(self, client_id: str | None, options: ClientOptions) -> Iterator[DecoderContext]:
+        """A context for one utterance: a new one, or that which a named client left behind.
+
+        Raises `BusyError` where the named client is in the middle of another utterance.
+        """
+        kept = self._contexts.checkout(client_id) if client_id is not None else None
+        context = DecoderContext(options, previous_text=kept.previous_text if kept else "")
+        try:
+            yield context
+        finally:
+            if client_id is not None:
+                self._contexts.give_back(client_id, context)
+
+    async def session(
+        self,
+        context: DecoderContext,
+        client: str,
+        emit: Callable[[Event], Awaitable[None]],
+        endpoint: float | None,
+    ) -> Session:
+        """A session over `context`, once the model is there. Raises `RequestError` for options it cannot serve."""
+        speech = await asyncio.shield(self._speech)
+        speech.engine.check(context.options)
+        voice, decoding = self.config.voice, self.config.decoding
+        settings = UtteranceSettings(
+            max_window=speech.engine.max_window_seconds,
+            step=decoding.step,
+            pre_roll=voice.pre_roll,
+            short_close_pause=voice.pause,
+            endpoint=endpoint,
+            no_speech=voice.no_speech,
+        )
+        vad = VadSettings(threshold=voice.vad_threshold, min_silence=voice.pause)
+        return Session(speech, Utterance(context, settings, client), vad, emit)

@@ -1,0 +1,121 @@
+"""The asyncio shell of one utterance: a bounded inbox, voice activity off the event loop, steps on the engine.
+
+A frontend feeds audio and is told what happens through one callback. Nothing here knows a wire format or the model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+
+from wyoming_wlk.engine.engine import Engine, StepDropped
+from wyoming_wlk.engine.request import StepRequest, StepResult
+from wyoming_wlk.utterance import Event, Utterance
+from wyoming_wlk.vad import SileroVad, SpeechDetector, VadSettings, VadStream
+
+SAMPLE_RATE = 16000
+_INBOX_SECONDS = 10.0
+"""Audio that may wait here; beyond it `feed` waits, and the client's socket with it."""
+
+_BACKLOG_SECONDS = 4.0
+"""Undecoded audio in the utterance; beyond it the inbox is left alone, so that speech events stay near the text."""
+
+_GULP_SECONDS = 0.5
+"""Waiting audio is taken in pieces of at most this length."""
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What all sessions share: the engine, the voice activity network and the threads it runs on."""
+
+    engine: Engine
+    vad: SileroVad
+    executor: Executor
+
+
+class Session:
+    """Runs one utterance to its end."""
+
+    def __init__(
+        self,
+        speech: Speech,
+        utterance: Utterance,
+        vad_settings: VadSettings,
+        emit: Callable[[Event], Awaitable[None]],
+    ) -> None:
+        self._speech, self._utterance, self._emit = speech, utterance, emit
+        self._stream, self._detector = VadStream(speech.vad), SpeechDetector(vad_settings)
+        self._inbox: list[np.ndarray] = []
+        self._inbox_samples = 0
+        self._stopping = False
+        self._arrived, self._taken = asyncio.Event(), asyncio.Event()
+
+    async def feed(self, audio: np.ndarray) -> None:
+        """Takes audio (16 kHz mono float32); waits while the session is behind."""
+        while self._inbox_samples > _INBOX_SECONDS * SAMPLE_RATE and not self._utterance.finished:
+            self._taken.clear()
+            await self._taken.wait()
+        if len(audio):
+            self._inbox.append(audio)
+            self._inbox_samples += len(audio)
+            self._arrived.set()
+
+    def stop(self) -> None:
+        """The client has said everything; `run` ends when the transcript is out."""
+        self._stopping = True
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Until the utterance is finished. Raises what the engine or the callback raises; cancelling it is safe."""
+        arrival: asyncio.Task[bool] | None = None
+        step: asyncio.Task[StepResult] | None = None
+        request: StepRequest | None = None
+        try:
+            while not self._utterance.finished:
+                if (wanted := self._utterance.next_request()) is not None:
+                    request, step = wanted, asyncio.create_task(self._speech.engine.step(wanted))
+                hungry = self._utterance.backlog < _BACKLOG_SECONDS
+                if hungry and arrival is None:
+                    arrival = asyncio.create_task(self._arrived.wait())
+                tasks = [task for task in (arrival if hungry else None, step) if task is not None]
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                if step is not None and step.done():
+                    finished, step, request = step, None, None
+                    try:
+                        self._utterance.apply(finished.result())
+                    except StepDropped:
+                        self._utterance.dropped()
+                if hungry and arrival is not None and arrival.done():
+                    arrival = None
+                    await self._take()
+                for event in self._utterance.events():
+                    await self._emit(event)
+        finally:
+            self._taken.set()
+            if request is not None:
+                request.cancelled = True
+            for task in (arrival, step):
+                if task is not None:
+                    task.cancel()
+
+    async def _take(self) -> None:
+        """Moves waiting audio into the utterance, through voice activity detection."""
+        self._arrived.clear()
+        if self._inbox:
+            audio = np.concatenate(self._inbox)
+            limit = int(_GULP_SECONDS * SAMPLE_RATE)
+            gulp, rest = audio[:limit], audio[limit:]
+            self._inbox, self._inbox_samples = ([rest] if len(rest) else []), len(rest)
+            self._taken.set()
+            loop = asyncio.get_running_loop()
+            probabilities = await loop.run_in_executor(self._speech.executor, self._stream.probabilities, gulp)
+            self._utterance.push(gulp, self._detector.push(probabilities), time.monotonic())
+        if self._inbox:
+            self._arrived.set()
+        elif self._stopping:
+            self._utterance.stop()

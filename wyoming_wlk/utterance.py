@@ -1,0 +1,290 @@
+"""One utterance of one client, without I/O: audio, speech events and results in; step requests and events out.
+
+No asyncio, no torch, no clock of its own: times are sample positions, and the arrival times that deadlines need are
+passed in. The caller asks `next_request` after every call that may have changed something, runs the request, and hands
+its result to `apply` (or calls `dropped`).
+
+While the client speaks, partial steps commit words. At each pause a final is decoded ahead, so that the answer is there
+when the client says stop; if speech goes on it is thrown away. A long pause, or a long window, closes the segment: its
+final becomes part of the transcript and a new window begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wyoming_wlk.engine.context import SAMPLE_RATE, DecoderContext
+from wyoming_wlk.engine.request import StepKind, StepRequest, StepResult, Word
+from wyoming_wlk.timeline import Timeline, matches
+from wyoming_wlk.vad import SpeechEnd, SpeechEvent, SpeechStart
+
+_CROWDED_TOKENS = 160
+"""So many tokens in one window leave little room in Whisper's context of 448: cut it early (dense scripts)."""
+
+_SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
+
+
+@dataclass(frozen=True)
+class UtteranceSettings:
+    """Lengths in seconds.
+
+    `step`: new audio before the next partial. `pre_roll`: audio kept from before speech starts. `close_pause`: silence
+    that closes a segment, already `short_close_pause` once it is longer than `long_segment`. `max_window`: what the
+    model takes at once. `endpoint`: silence after which the server itself ends the utterance (None: the client says
+    when), then also without any speech for `no_speech` and in any case after `max_utterance`.
+    """
+
+    max_window: float
+    step: float = 0.4
+    pre_roll: float = 0.4
+    close_pause: float = 1.5
+    short_close_pause: float = 0.3
+    long_segment: float = 12.0
+    endpoint: float | None = None
+    no_speech: float = 10.0
+    max_utterance: float = 60.0
+
+
+@dataclass(frozen=True)
+class SpeechStarted:
+    time: float
+
+
+@dataclass(frozen=True)
+class SpeechStopped:
+    time: float
+
+
+@dataclass(frozen=True)
+class TextUpdate:
+    """New committed words (never taken back) and all tentative ones."""
+
+    committed: tuple[Word, ...]
+    tentative: tuple[Word, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The transcript: exactly one at the end of every utterance, empty for silence."""
+
+    text: str
+    language: str | None
+
+
+Event = SpeechStarted | SpeechStopped | TextUpdate | Finished
+
+
+class Utterance:
+    """From the first sample to the transcript."""
+
+    def __init__(self, context: DecoderContext, settings: UtteranceSettings, client: str) -> None:
+        """`context` may come from an earlier utterance of the same client: its language and text then live on."""
+        self.context = context
+        self.timeline = Timeline()
+        self.finished = False
+        self._settings, self._client = settings, client
+        self._clock = 0
+        self._silent_since = 0
+        self._speaking = self._open = self._stopped = self._cutting = False
+        self._pre_roll = np.zeros(0, np.float32)
+        self._pending: list[np.ndarray] = []
+        self._oldest_arrival = 0.0
+        self._running: StepRequest | None = None
+        self._final: StepResult | None = None
+        self._events: list[Event] = []
+
+    # --- in -----------------------------------------------------------------------------------------------------------
+
+    def push(self, audio: np.ndarray, speech: Sequence[SpeechEvent], now: float) -> None:
+        """Audio (16 kHz mono float32) that arrived at `now`, and what voice activity detection says up to its end."""
+        if self._stopped:
+            return
+        self._clock += len(audio)
+        if self._open:
+            self._enqueue(audio, now)
+        else:
+            self._pre_roll = np.concatenate([self._pre_roll, audio])
+        for event in speech:
+            if isinstance(event, SpeechStart):
+                self._speech_started(event, now)
+            else:
+                self._speech_stopped(event)
+        if not self._open:
+            self._pre_roll = self._pre_roll[-self._samples(self._settings.pre_roll) - SAMPLE_RATE // 2 :]
+        self._look_for_end()
+
+    def stop(self) -> None:
+        """The client has said everything."""
+        self._stopped = True
+        self._look_for_end()
+
+    def apply(self, result: StepResult) -> None:
+        """The result of the request that `next_request` returned last."""
+        self._running = None
+        if result.kind is StepKind.PARTIAL:
+            self._update(result.words, result.tentative)
+        elif self._settled and self._covers(result):
+            self._final = result
+        elif self._cutting:
+            self._cut(result)
+        self._cutting = False
+        self._look_for_end()
+
+    def dropped(self) -> None:
+        """The request that `next_request` returned last was cancelled; its audio stays in the window."""
+        self._running, self._cutting = None, False
+
+    # --- out ----------------------------------------------------------------------------------------------------------
+
+    def next_request(self) -> StepRequest | None:
+        """The step to run now, if any. Cancels a running one that has become pointless."""
+        if not self._open or self._final is not None:
+            return None
+        kind = StepKind.FINAL if self._settled or self._full else StepKind.PARTIAL
+        if self._running is not None:
+            if self._running.kind is not kind and not self._cutting:
+                self._running.cancelled = True
+            return None
+        if kind is StepKind.PARTIAL and self._pending_samples < self._samples(self._wanted):
+            return None
+        self._fill_window()
+        self._cutting = kind is StepKind.FINAL and (not self._settled or bool(self._pending))
+        self._running = StepRequest(self.context, kind, self._oldest_arrival, self._client)
+        return self._running
+
+    def events(self) -> list[Event]:
+        """What happened since the last call, in order."""
+        events, self._events = self._events, []
+        return events
+
+    @property
+    def backlog(self) -> float:
+        """Seconds of audio that no step has seen yet: where it grows, the caller should wait before pushing more."""
+        return self._pending_samples / SAMPLE_RATE if self._open and self._final is None else 0.0
+
+    # --- speech and windows -------------------------------------------------------------------------------------------
+
+    @property
+    def _settled(self) -> bool:
+        """Nothing more is coming for the open segment, as far as is known."""
+        return self._stopped or not self._speaking
+
+    def _covers(self, final: StepResult) -> bool:
+        """Whether a final saw all the speech there is."""
+        if self._speaking:
+            return not self._pending
+        return self._silent_since <= final.audio_end * SAMPLE_RATE
+
+    @property
+    def _wanted(self) -> float:
+        """Seconds of new audio worth a partial step; a window's first step needs speech beyond the pre-roll."""
+        return self._settings.step + (0.0 if len(self.context.audio) else self._settings.pre_roll)
+
+    @property
+    def _full(self) -> bool:
+        window = len(self.context.audio) + self._pending_samples
+        crowded = len(self.context.committed) + len(self.context.tentative) > _CROWDED_TOKENS
+        return crowded or window > self._samples(self._settings.max_window - 1.0)
+
+    @property
+    def _pending_samples(self) -> int:
+        return sum(len(audio) for audio in self._pending)
+
+    def _speech_started(self, event: SpeechStart, now: float) -> None:
+        self._speaking = True
+        self._events.append(SpeechStarted(event.sample / SAMPLE_RATE))
+        self._final = None
+        if self._open:
+            return
+        self._open = True
+        wanted = self._clock - event.sample + self._samples(self._settings.pre_roll)
+        audio = self._pre_roll[-wanted:]
+        self.context.restart(self._clock - len(audio), "")
+        self._pre_roll = np.zeros(0, np.float32)
+        self._enqueue(audio, now)
+
+    def _speech_stopped(self, event: SpeechEnd) -> None:
+        self._speaking = False
+        self._silent_since = event.sample
+        self._events.append(SpeechStopped(event.sample / SAMPLE_RATE))
+
+    def _enqueue(self, audio: np.ndarray, now: float) -> None:
+        if not self._pending:
+            self._oldest_arrival = now
+        self._pending.append(audio)
+
+    def _fill_window(self) -> None:
+        """Moves pending audio into the window, as much as fits."""
+        audio = np.concatenate([*self._pending, np.zeros(0, np.float32)])
+        room = self._samples(self._settings.max_window) - len(self.context.audio)
+        self.context.append(audio[:room])
+        self._pending = [audio[room:]] if len(audio) > room else []
+
+    # --- ends ---------------------------------------------------------------------------------------------------------
+
+    def _look_for_end(self) -> None:
+        """Closes the segment after a pause; ends the utterance where that is the server's task."""
+        settings = self._settings
+        silence = 0.0 if self._speaking else (self._clock - self._silent_since) / SAMPLE_RATE
+        if settings.endpoint is not None:
+            spoken = self._open or bool(self.timeline.transcript())
+            limit = settings.endpoint if spoken else settings.no_speech
+            if silence >= limit or self._clock >= self._samples(settings.max_utterance):
+                self._stopped = True
+        long = len(self.context.audio) > self._samples(settings.long_segment)
+        pause = settings.short_close_pause if long else settings.close_pause
+        if self._final is not None and (self._stopped or silence >= pause):
+            self._close(self._final)
+        if self._stopped and not self._open and not self.finished:
+            self.finished = True
+            self._events.append(Finished(self.timeline.transcript(), self.context.language))
+
+    def _close(self, final: StepResult) -> None:
+        """Ends the segment; the silence after it is the next one's pre-roll."""
+        self._close_segment(final)
+        self._pre_roll = np.concatenate([*self._pending, np.zeros(0, np.float32)])
+        self._pending, self._final, self._open = [], None, False
+
+    def _close_segment(self, final: StepResult) -> None:
+        """Takes a final over as the segment's text; the next window begins where its audio ended."""
+        self._update(self.timeline.close(final.words), ())
+        if final.language:
+            self.context.language = final.language
+        self.context.restart(self.context.end, _text(final.words))
+
+    def _update(self, committed: Sequence[Word], tentative: Sequence[Word]) -> None:
+        changed = bool(committed) or tuple(tentative) != self.timeline.tentative
+        self.timeline.commit(committed, tentative)
+        if changed:
+            self._events.append(TextUpdate(tuple(committed), tuple(tentative)))
+
+    def _cut(self, final: StepResult) -> None:
+        """Shortens a window that is full while speech goes on: at a committed word well before the end, best at the
+        end of a sentence."""
+        limit = final.audio_end - self._settings.max_window / 3
+        open_words = self.timeline.open_words
+        common = [
+            (mine, theirs) for mine, theirs in matches(open_words, final.words) if final.words[theirs].end < limit
+        ]
+        if not common:
+            self._close_segment(final)
+            return
+        sentences = [pair for pair in common if final.words[pair[1]].text.rstrip().endswith(_SENTENCE_ENDS)]
+        mine, theirs = (sentences or common)[-1]
+        said, kept = final.words[: theirs + 1], open_words[mine + 1 :]
+        after = final.words[theirs + 1].start if theirs + 1 < len(final.words) else said[-1].end
+        boundary = (said[-1].end + after) / 2
+        self._update(self.timeline.close(said, kept=len(kept)), self.timeline.tentative)
+        tokens = [token for word in kept for token in word.tokens]
+        self.context.cut(self._samples(boundary), _text(said), tokens)
+
+    @staticmethod
+    def _samples(seconds: float) -> int:
+        return int(seconds * SAMPLE_RATE)
+
+
+def _text(words: Sequence[Word]) -> str:
+    return "".join(word.text for word in words)
