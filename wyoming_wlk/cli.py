@@ -71,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(arguments: argparse.Namespace) -> int:
     settings = config.load(arguments, os.environ)
     logs.set_up(settings.log.log_level, settings.log.log_format)
+    # oneDNN keeps compiled code for every shape of product it meets; by default that grows to a hundred megabytes
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     from wyoming_wlk.app import serve  # torch takes a second to import: wrong options should not have to wait for it
 
     asyncio.run(serve(settings))

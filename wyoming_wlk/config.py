@@ -180,7 +180,7 @@ class ModelConfig:
         "number type of the model: auto, int8 (CPU only), float32, float16 or bfloat16", "TYPE",
     )  # fmt: skip
     threads: int = option(0, whole(0, 256), "CPU threads of the model; 0 takes one per core", "N")
-    slots: int = option(8, whole(1, 4096), "utterances decoded at the same time; more wait their turn", "N")
+    slots: int = option(16, whole(1, 4096), "utterances decoded at the same time; more wait their turn", "N")
     data_dir: Path = option(_DEFAULT_DATA, folder, "where models and state are kept", "FOLDER")
     offline: bool = option(
         False, lambda value: one_of("on", "off")(value) == "on", "never use the network: only models already here",

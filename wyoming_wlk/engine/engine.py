@@ -22,7 +22,7 @@ from wyoming_wlk.engine.policies import Policy
 from wyoming_wlk.engine.policies.alignatt import AlignAtt
 from wyoming_wlk.engine.policies.local_agreement import LocalAgreement
 from wyoming_wlk.engine.request import StepKind, StepRequest, StepResult
-from wyoming_wlk.engine.runner import MAX_WINDOW_SECONDS, DeviceSettings, Runner
+from wyoming_wlk.engine.runner import MAX_WINDOW_SECONDS, DeviceSettings, Runner, release_memory
 from wyoming_wlk.engine.scheduler import Scheduler
 from wyoming_wlk.errors import RequestError, WlkError
 
@@ -41,7 +41,10 @@ class DecodingSettings:
     temperatures: tuple[float, ...] = (0.0,)
     frame_threshold: int = 25
     turn_tokens: int = 24
-    start_seconds: float = 30.0
+    start_seconds: float = 10.0
+
+
+_IDLE_SECONDS = 2.0
 
 
 class StepDropped(Exception):
@@ -85,6 +88,7 @@ class Engine:
             except BaseException as err:
                 made.put(err)
                 return
+            release_memory()
             made.put(engine)
             engine._run()
 
@@ -148,8 +152,10 @@ class Engine:
         """Takes new requests in, waiting for one where there is nothing else to do. False at the end."""
         while True:
             try:
-                item = self._inbox.get(block=not self._scheduler)
+                item = self._inbox.get(block=not self._scheduler, timeout=_IDLE_SECONDS)
             except queue.Empty:
+                if not self._scheduler:
+                    self._rest()
                 return True
             if item is None:
                 return False
@@ -157,6 +163,12 @@ class Engine:
             row = self._row(request)
             self._replies[row] = reply
             self._scheduler.add(row)
+
+    def _rest(self) -> None:
+        """Nothing to do: memory that passes left behind goes back to the system, then the next request is awaited."""
+        release_memory()
+        item = self._inbox.get()
+        self._inbox.put(item)
 
     def _row(self, request: StepRequest) -> Row:
         final, context = request.kind is StepKind.FINAL, request.context
@@ -185,8 +197,9 @@ class Engine:
         if plan.start:
             self._guarded(self._runner.start, plan.start)
         self._settle()
-        if self._scheduler.running:
-            self._guarded(self._runner.advance, self._scheduler.running)
+        running = self._scheduler.running
+        if advancing := [row for row in plan.advance if row in running and not row.done]:
+            self._guarded(self._runner.advance, advancing)
         self._settle()
 
     def _guarded(self, run: Callable[[Sequence[Row]], None], rows: Sequence[Row]) -> None:

@@ -5,6 +5,8 @@ Which rows, and when, is the scheduler's business; what their tokens mean is `ou
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,16 +21,19 @@ from wyoming_wlk.engine.checkpoint import Checkpoint
 from wyoming_wlk.engine.context import DecoderContext
 from wyoming_wlk.engine.hypothesis import Beam, Row, repeated_tail
 from wyoming_wlk.engine.mel import HOP, SAMPLE_RATE, MelFrontend, MelWindow, normalize
-from wyoming_wlk.engine.model import SILENCE_STRIDE, DecoderInput, DecoderOutput, Precision, Whisper
+from wyoming_wlk.engine.model import DecoderInput, DecoderOutput, Precision, Whisper
 from wyoming_wlk.engine.tokenizer import Tokenizer
 
-PADDING_SECONDS = 1.0
+PADDING_SECONDS = 0.7
 """Real silence after the audio, before the thinned-out silence begins: the model then finds the end by itself."""
+
+_WINDOW_FRAMES = 50
+"""Windows are encoded in whole seconds: each length costs compiled code and scratch memory of its own."""
 
 FRAME_SAMPLES = 2 * HOP
 """Samples of one encoder frame."""
 
-MAX_WINDOW_SECONDS = 30.0 - PADDING_SECONDS
+MAX_WINDOW_SECONDS = 29.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class DeviceSettings:
     device: str = "cpu"
     compute_type: str = "auto"
     threads: int = 0
-    slots: int = 8
+    slots: int = 16
 
 
 class Runner:
@@ -103,7 +108,7 @@ class Runner:
         encoded = self._model.encode([self._window_mel(row) for row in rows])
         for row, cross in zip(rows, encoded, strict=True):
             row.slots, row.turn_tokens = [self._free.pop() for _ in range(row.width)], 0
-            row.beams = [Beam(row.slots[0])]
+            row.beams, row.finished = [Beam(row.slots[0])], []
             self._cache.set_audio(row.slots[0], cross)
             for slot in row.slots[1:]:
                 self._cache.clear(slot)
@@ -120,7 +125,7 @@ class Runner:
         logits = torch.split(self._model.decoder.logits(torch.cat(hidden)), [len(part) for part in hidden])
         for row, draft, output, scores in zip(rows, drafts, outputs, logits, strict=True):
             row.no_speech = float(torch.softmax(scores[0], dim=-1)[self.tokenizer.no_speech])
-            self._verify(row, draft, scores[1:], output.attention[:, len(row.prefix) - 1 :])
+            self._verify(row, draft, scores[1:], output.attention[:, len(row.prefix) - 1 :].half())
 
     @torch.inference_mode()
     def advance(self, rows: Sequence[Row]) -> None:
@@ -138,7 +143,7 @@ class Runner:
         parts = torch.split(logits, [len(row.beams) for row in rows])
         for row, output, scores in zip(rows, outputs, parts, strict=True):
             row.turn_tokens += 1
-            self._extend(row, scores, output.attention)
+            self._extend(row, scores, output.attention.half())
 
     def retry(self, row: Row) -> None:
         """Decodes a finished row once more at its next temperature; the audio is in its slots still."""
@@ -159,8 +164,8 @@ class Runner:
             window.drop((context.offset - start) // HOP)
         self._windows[context] = (context.offset, window)
         padded = len(context.audio) + int(PADDING_SECONDS * SAMPLE_RATE)
-        step = SILENCE_STRIDE * FRAME_SAMPLES
-        frames = min(self._model.dims.n_audio_ctx, -(-padded // step) * SILENCE_STRIDE)
+        step = _WINDOW_FRAMES * FRAME_SAMPLES
+        frames = min(self._model.dims.n_audio_ctx, -(-padded // step) * _WINDOW_FRAMES)
         return normalize(window.update(context.audio, 2 * frames))
 
     def _decode(self, rows: Sequence[Row], tokens: Sequence[list[int]]) -> list[DecoderOutput]:
@@ -282,3 +287,9 @@ class Runner:
 def cuda_memory_gb() -> float:
     """Memory of the first GPU in gigabytes, 0 where torch finds none."""
     return torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else 0.0
+
+
+def release_memory() -> None:
+    """Gives freed memory back to the system: the C library keeps what large activations used, for good."""
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)

@@ -2,7 +2,8 @@
 
 Ends of utterances come first, because somebody is waiting for them; then whoever's audio has waited longest, which is
 fairness in seconds of audio. A row on the device keeps its place for a turn of some tokens, so that rows of the same
-urgency do not push each other out at every step.
+urgency do not push each other out at every step. While a final is decoded, the others take part in every eighth pass
+only: their encoding would otherwise stand between any two of its tokens.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from dataclasses import dataclass
 
 from wyoming_wlk.engine.hypothesis import Row
 
+_SHARED_PASS = 8
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do before the next pass: rows to park, rows to bring back, rows to start."""
+    """The next pass: rows to park, to bring back and to start before it, and those on the device that take part."""
 
     park: list[Row]
     restore: list[Row]
     start: list[Row]
+    advance: list[Row]
 
 
 class Scheduler:
@@ -33,6 +37,7 @@ class Scheduler:
         self._slots, self._turn_tokens, self._start_seconds = slots, turn_tokens, start_seconds
         self._waiting: list[Row] = []
         self._parked: list[Row] = []
+        self._passes = 0
         self.running: list[Row] = []
 
     def __bool__(self) -> bool:
@@ -57,18 +62,21 @@ class Scheduler:
 
     def plan(self) -> Plan:
         """Decides and takes the decision as carried out."""
-        chosen = self._choose()
+        self._passes += 1
+        rushed = self._passes % _SHARED_PASS != 0 and any(row.final for row in self.running)
+        chosen = self._choose(rushed)
         plan = Plan(
             park=[row for row in self.running if row not in chosen],
             restore=[row for row in self._parked if row in chosen],
             start=[row for row in self._waiting if row in chosen],
+            advance=[row for row in chosen if row.final or not rushed],
         )
         self._parked = [row for row in self._parked if row not in chosen] + plan.park
         self._waiting = [row for row in self._waiting if row not in chosen]
         self.running = chosen
         return plan
 
-    def _choose(self) -> list[Row]:
+    def _choose(self, rushed: bool) -> list[Row]:
         """The most urgent rows that fit into the slots. Only what fits is skipped: a wide row never starves, because
         nothing less urgent may take the slots it waits for."""
         free, seconds = self._slots, self._start_seconds
@@ -76,6 +84,8 @@ class Scheduler:
         for row in sorted(self.everyone(), key=self._urgency):
             if row.width > free:
                 break
+            if rushed and not row.final and row not in self.running:
+                continue
             if row in self._waiting:
                 if chosen and row.request.seconds > seconds:
                     continue
