@@ -1,8 +1,7 @@
 """One client's decoder state between steps, and the store that keeps the state of clients that are away.
 
-Plain data without torch, so that it can leave the process. Everything that is computed from it again bit for bit (mel
-frames, encoder output, the prefix's keys and values) is left out; a step that is interrupted on the device is parked
-there (`slots.py`).
+Plain data without torch, so that it can leave the process. What can be computed from it again (mel frames, encoder
+output, the prefix's keys and values) is left out; a step interrupted on the device is parked whole by `runner.py`.
 """
 
 from __future__ import annotations

@@ -105,8 +105,8 @@ class Interpreter:
         beam = row.best
         if not count:
             return ()
-        since = min(since, row.frames - 1)
-        spans = token_spans(_stack(beam)[:, :count, since:]) + since
+        since = max(0, min(since, row.frames - 1))
+        spans = token_spans(_stack(beam)[:, :count, since : row.frames]) + since
         origin = context.offset / SAMPLE_RATE
         words, position = [], 0
         for group in self._tokenizer.split_words(beam.tokens[:count], row.language):

@@ -29,8 +29,8 @@ class Plan:
 class Scheduler:
     """Keeps the rows that want the model and shares `slots` among them.
 
-    `turn_tokens`: how many passes a row may run while others of its urgency wait. `start_seconds`: how much audio may
-    be encoded at once, which bounds how long a newcomer holds up the others.
+    `turn_tokens`: how many passes a row may run while others of its urgency wait. `start_seconds`: once so much audio is
+    to be encoded, no further row starts before the next pass, which bounds how long newcomers hold up the others.
     """
 
     def __init__(self, slots: int, turn_tokens: int, start_seconds: float) -> None:
@@ -79,7 +79,7 @@ class Scheduler:
     def _choose(self, rushed: bool) -> list[Row]:
         """The most urgent rows that fit into the slots. Only what fits is skipped: a wide row never starves, because
         nothing less urgent may take the slots it waits for."""
-        free, seconds = self._slots, self._start_seconds
+        free, budget = self._slots, self._start_seconds
         chosen: list[Row] = []
         for row in sorted(self.everyone(), key=self._urgency):
             if row.width > free:
@@ -87,9 +87,9 @@ class Scheduler:
             if rushed and not row.final and row not in self.running:
                 continue
             if row in self._waiting:
-                if chosen and row.request.seconds > seconds:
+                if budget <= 0:
                     continue
-                seconds -= row.request.seconds
+                budget -= row.request.seconds
             free -= row.width
             chosen.append(row)
         return chosen

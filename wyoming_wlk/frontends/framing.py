@@ -48,7 +48,9 @@ class FrameReader:
         data_length, payload_length = self._lengths
         if len(self._buffer) < data_length + payload_length:
             return None
-        inline = self._header.get("data") or {}
+        inline = self._header.get("data")
+        if inline is None:
+            inline = {}
         if not isinstance(inline, dict):
             raise ProtocolError("data is not a JSON object")
         data = inline | (_parse_object(bytes(self._buffer[:data_length]), "data") if data_length else {})
@@ -80,7 +82,8 @@ class FrameReader:
 
 def encode(event: Event) -> bytes:
     """One frame. Data never goes inline, as the reference implementation writes it."""
-    data = json.dumps(event.data, ensure_ascii=False).encode() if event.data else b""
+    # JSON can bring in half a surrogate pair, which UTF-8 has no bytes for.
+    data = json.dumps(event.data, ensure_ascii=False).encode("utf-8", "replace") if event.data else b""
     payload = event.payload or b""
     header: dict[str, Any] = {"type": event.type, "version": _VERSION}
     if data:

@@ -1,0 +1,279 @@
+"""The engine with real weights: what a client gets does not depend on who else is there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+from conftest import Clip, start_engine
+
+from wyoming_wlk.engine.checkpoint import load_checkpoint
+from wyoming_wlk.engine.context import ClientOptions, DecoderContext
+from wyoming_wlk.engine.engine import DecodingSettings, Engine, StepDropped, StepFailed
+from wyoming_wlk.engine.hypothesis import Row
+from wyoming_wlk.engine.request import StepKind, StepRequest, StepResult
+from wyoming_wlk.engine.runner import DeviceSettings, Runner
+from wyoming_wlk.errors import RequestError
+from wyoming_wlk.models import InstalledModel
+
+RATE = 16000
+
+
+class SpyRunner(Runner):
+    """Counts parking, and fails for clients called `bad`."""
+
+    parked = 0
+
+    def park(self, row: Row) -> None:
+        self.parked += 1
+        super().park(row)
+
+    def advance(self, rows: Sequence[Row]) -> None:
+        if any(row.request.client == "bad" for row in rows):
+            raise RuntimeError("injected")
+        super().advance(rows)
+
+
+def spy(model: InstalledModel, slots: int) -> SpyRunner:
+    runner = SpyRunner.load(load_checkpoint(model.folder), model.tokenizer, DeviceSettings(slots=slots))
+    assert isinstance(runner, SpyRunner)
+    return runner
+
+
+async def step(engine: Engine, context: DecoderContext, kind: StepKind, client: str = "test") -> StepResult:
+    return await engine.step(StepRequest(context, kind, 0.0, client))
+
+
+def text(result: StepResult) -> str:
+    return "".join(word.text for word in result.words)
+
+
+def context_of(samples: np.ndarray, language: str = "auto", **options: str) -> DecoderContext:
+    return DecoderContext(ClientOptions(language=language, **options), samples)
+
+
+async def stream(engine: Engine, clip: Clip, language: str, first: float = 1.0, every: float = 0.8) -> list[object]:
+    """All that a client gets from steps at fixed boundaries and a final: words with tokens, times, probabilities."""
+    context = DecoderContext(ClientOptions(language=language))
+    got: list[object] = []
+    position = 0
+    for end in np.arange(first, len(clip.samples) / RATE, every):
+        context.append(clip.samples[position : int(end * RATE)])
+        position = int(end * RATE)
+        result = await step(engine, context, StepKind.PARTIAL, clip.name)
+        got.append((result.words, result.tentative, result.language))
+    got.append((await step(engine, context, StepKind.FINAL, clip.name)).words)
+    return got
+
+
+async def test_a_final_hears_the_sentence(engine: Engine, clips: dict[str, Clip]) -> None:
+    """A read sentence comes out right, with times inside the clip and on the client's clock."""
+    clip = clips["1688-142285-0003"]
+    context = context_of(clip.samples)
+    context.offset = 100 * RATE
+    result = await step(engine, context, StepKind.FINAL)
+    assert "account of himself better than anything else he said" in text(result).lower().replace(",", "")
+    starts = [word.start for word in result.words]
+    assert starts == sorted(starts)
+    assert 100.0 <= starts[0] < 101.0
+    assert result.words[-1].end <= 100 + len(clip.samples) / RATE + 0.1
+    assert all(0 < word.probability <= 1 for word in result.words)
+
+
+@pytest.fixture(scope="module")
+def crowded(base: InstalledModel) -> Iterator[tuple[Engine, SpyRunner]]:
+    """`base` with room for four rows only and short turns."""
+    made: list[SpyRunner] = []
+
+    def load() -> Runner:
+        made.append(spy(base, slots=4))
+        return made[0]
+
+    engine = Engine.start(load, DecodingSettings(turn_tokens=2))
+    yield engine, made[0]
+    engine.stop()
+
+
+async def test_sixteen_clients_get_what_each_gets_alone(
+    crowded: tuple[Engine, SpyRunner], clips: dict[str, Clip]
+) -> None:
+    """Sixteen interleaved clients, two languages, slots for four: tokens, times and probabilities as if alone."""
+    engine, runner = crowded
+    english = ["1688-142285-0002", "1688-142285-0008", "turn_on_the_lamp", "make_the_bedroom_light_blue"]
+    chosen = [(clips[name], "en") for name in english] + [(clips["de_rhasspy-0060"], "auto")]
+    alone = {clip.name: await stream(engine, clip, language) for clip, language in chosen}
+    parked_before = runner.parked
+    clients = [chosen[i % len(chosen)] for i in range(16)]
+    together = await asyncio.gather(*(stream(engine, clip, language) for clip, language in clients))
+    assert runner.parked > parked_before
+    for (clip, _), got in zip(clients, together, strict=True):
+        assert got == alone[clip.name]
+    assert any("grenze" in word.text.lower() for word in alone["de_rhasspy-0060"][-1])  # type: ignore[attr-defined]
+
+
+async def test_language_is_each_clients_own(crowded: tuple[Engine, SpyRunner], clips: dict[str, Clip]) -> None:
+    """Detected and chosen languages of clients in one batch do not reach each other."""
+    engine, _ = crowded
+    german, english = clips["de_rhasspy-0060"], clips["1688-142285-0003"]
+    requests = [(german, "auto"), (english, "auto"), (english, "de"), (german, "de")]
+    results = await asyncio.gather(
+        *(step(engine, context_of(clip.samples, language), StepKind.FINAL) for clip, language in requests)
+    )
+    assert [result.language for result in results] == ["de", "en", "de", "de"]
+    assert "account of himself" in text(results[1])
+    assert "grenze" in text(results[0]).lower()
+    assert text(results[0]) == text(results[3])
+
+
+async def test_translation_to_english(crowded: tuple[Engine, SpyRunner], clips: dict[str, Clip]) -> None:
+    """The translate task turns German speech into English text, for the client that asked."""
+    engine, _ = crowded
+    german = clips["de_rhasspy-0060"].samples
+    result = await step(engine, context_of(german, "de", task="translate"), StepKind.FINAL)
+    assert "border" in text(result).lower()
+
+
+def test_a_park_in_mid_decode_changes_nothing(tiny_en: InstalledModel, clips: dict[str, Clip]) -> None:
+    """A row parked between two tokens, its slots used by another, ends with the same tokens and probabilities."""
+    runner = spy(tiny_en, slots=5)
+    for width in (1, 5):
+        undisturbed, parked = (_row(clips["1688-142285-0004"], width, n) for n in (1, 2))
+        runner.start([undisturbed])
+        while not undisturbed.done:
+            Runner.advance(runner, [undisturbed])
+        runner.release(undisturbed)
+        runner.start([parked])
+        for _ in range(4):
+            Runner.advance(runner, [parked])
+        runner.park(parked)
+        other = _row(clips["1688-142285-0006"], width, 3)
+        runner.start([other])
+        Runner.advance(runner, [other])
+        runner.release(other)
+        runner.restore(parked)
+        while not parked.done:
+            Runner.advance(runner, [parked])
+        runner.release(parked)
+        assert parked.best.tokens == undisturbed.best.tokens
+        assert parked.best.logprobs == undisturbed.best.logprobs
+
+
+def _row(clip: Clip, width: int, sequence: int) -> Row:
+    request = StepRequest(context_of(clip.samples), StepKind.FINAL, 0.0, clip.name)
+    return Row(request, width, (0.0,), sequence, language="en")
+
+
+def test_a_draft_changes_nothing(tiny_en: InstalledModel, clips: dict[str, Clip]) -> None:
+    """A final that starts from an earlier hypothesis, right or wrong, ends with the same text as one that does not."""
+    runner = spy(tiny_en, slots=1)
+    found = []
+    for draft in ([], runner.tokenizer.encode(" His statement of having been"), runner.tokenizer.encode(" Nonsense")):
+        row = _row(clips["1688-142285-0004"], 1, 1)
+        row.request.context.tentative = draft
+        runner.start([row])
+        while not row.done:
+            Runner.advance(runner, [row])
+        runner.release(row)
+        found.append(row.best.tokens)
+    assert found[0] == found[1] == found[2]
+
+
+async def test_a_failing_client_fails_alone(tiny_en: InstalledModel, clips: dict[str, Clip]) -> None:
+    """When a pass fails, the client it fails for gets the error and everybody else their text."""
+    engine = Engine.start(lambda: spy(tiny_en, slots=4), DecodingSettings())
+    try:
+        good = [step(engine, context_of(clips["turn_on_the_lamp"].samples), StepKind.FINAL) for _ in range(3)]
+        bad = step(engine, context_of(clips["turn_on_the_lamp"].samples), StepKind.FINAL, "bad")
+        *results, failure = await asyncio.gather(*good, bad, return_exceptions=True)
+        assert isinstance(failure, StepFailed)
+        assert all(isinstance(r, StepResult) and "lamp" in text(r) for r in results)
+        again = await step(engine, context_of(clips["turn_on_the_lamp"].samples), StepKind.FINAL)
+        assert "lamp" in text(again)
+    finally:
+        engine.stop()
+
+
+async def test_cancelled_steps_are_dropped(engine: Engine, clips: dict[str, Clip]) -> None:
+    """A cancelled request raises StepDropped and leaves its context untouched; others are served."""
+    context = context_of(clips["1688-142285-0006"].samples)
+    request = StepRequest(context, StepKind.PARTIAL, 0.0, "leaver")
+    task = asyncio.create_task(engine.step(request))
+    await asyncio.sleep(0)
+    request.cancelled = True
+    with pytest.raises(StepDropped):
+        await task
+    assert context.committed == []
+    assert "lamp" in text(await step(engine, context_of(clips["turn_on_the_lamp"].samples), StepKind.FINAL))
+
+
+async def test_stopping_drops_what_is_in_flight(tiny_en: InstalledModel, clips: dict[str, Clip]) -> None:
+    """Nobody waits for ever on an engine that was stopped."""
+    engine = start_engine(tiny_en)
+    task = asyncio.create_task(step(engine, context_of(clips["1688-142285-0001"].samples), StepKind.FINAL))
+    await asyncio.sleep(0.01)
+    await asyncio.to_thread(engine.stop)
+    with pytest.raises(StepDropped):
+        await asyncio.wait_for(task, 5)
+
+
+async def test_a_context_goes_on_after_serialization(engine: Engine, clips: dict[str, Clip]) -> None:
+    """A context written to bytes and read back takes its next steps as the original does."""
+    clip = clips["1688-142285-0004"]
+    context = DecoderContext(ClientOptions())
+    for end in (1.2, 2.0, 2.8):
+        context.append(clip.samples[len(context.audio) : int(end * RATE)])
+        await step(engine, context, StepKind.PARTIAL)
+    copy = DecoderContext.from_bytes(context.to_bytes())
+    assert copy.committed == context.committed
+    results = []
+    for each in (context, copy):
+        each.append(clip.samples[len(each.audio) :])
+        results.append(text(await step(engine, each, StepKind.FINAL)))
+    assert results[0] == results[1] != ""
+
+
+async def test_committed_words_join_to_the_hypothesis(engine: Engine, clips: dict[str, Clip]) -> None:
+    """Committed and tentative tokens never overlap, so that no word is said twice."""
+    clip = clips["1688-142285-0007"]
+    context = DecoderContext(ClientOptions())
+    said: list[int] = []
+    for end in np.arange(0.8, len(clip.samples) / RATE, 0.4):
+        context.append(clip.samples[len(context.audio) : int(end * RATE)])
+        result = await step(engine, context, StepKind.PARTIAL)
+        said += [token for word in result.words for token in word.tokens]
+        assert said == context.committed
+        assert [token for word in result.tentative for token in word.tokens] == context.tentative
+    assert len(said) > 10
+
+
+async def test_silence_and_noise_yield_no_words(engine: Engine, clips: dict[str, Clip]) -> None:
+    """Digital silence that reaches the model is no speech even without voice activity detection before it."""
+    for samples in (np.zeros(2 * RATE, np.float32), clips["dtmf"].samples):
+        result = await step(engine, context_of(samples), StepKind.PARTIAL)
+        assert result.words == ()
+
+
+async def test_beams_and_temperatures(tiny_en: InstalledModel, clips: dict[str, Clip]) -> None:
+    """Finals with beams and with fallback temperatures work beside partials, and repeat exactly."""
+    engine = start_engine(tiny_en, DecodingSettings(beam_size=5, temperatures=(0.0, 0.5)))
+    try:
+        names = ["1688-142285-0003", "turn_on_the_lamp", "1688-142285-0002", "stp_background_noise"]
+        once, twice = [
+            await asyncio.gather(*(step(engine, context_of(clips[n].samples), StepKind.FINAL) for n in names))
+            for _ in range(2)
+        ]
+        assert once == twice
+        assert "better than anything else he said" in text(once[0])
+    finally:
+        engine.stop()
+
+
+def test_options_the_model_cannot_serve(engine: Engine) -> None:
+    """An English model refuses other languages and translation, with words for the client."""
+    engine.check(ClientOptions(language="en"))
+    with pytest.raises(RequestError, match="'de'"):
+        engine.check(ClientOptions(language="de"))
+    with pytest.raises(RequestError, match="translate"):
+        engine.check(ClientOptions(task="translate"))
