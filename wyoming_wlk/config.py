@@ -62,11 +62,14 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return parse
 
 
-def several(parse_one: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
+def several(parse_one: Callable[[str], T], may_be_empty: bool = False) -> Callable[[str], tuple[T, ...]]:
     """A comma-separated list."""
 
     def parse(value: str) -> tuple[T, ...]:
-        return tuple(parse_one(part.strip()) for part in value.split(",") if part.strip())
+        values = tuple(parse_one(part.strip()) for part in value.split(",") if part.strip())
+        if not values and not may_be_empty:
+            raise ValueError("must not be empty")
+        return values
 
     return parse
 
@@ -106,7 +109,10 @@ def uri(value: str) -> str:
 
 
 def folder(value: str) -> Path:
-    return Path(value).expanduser()
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as err:
+        raise ValueError(str(err)) from err
 
 
 def _check_range(number: float, low: float, high: float | None) -> None:
@@ -164,8 +170,8 @@ class ServerConfig:
         "NAME", bare="on", negative="off",
     )  # fmt: skip
     allow: tuple[Network, ...] = option(
-        (), several(network), "networks that may connect, as CIDR; empty lets everybody in; repeatable",
-        "CIDR", repeat=True,
+        (), several(network, may_be_empty=True),
+        "networks that may connect, as CIDR; empty lets everybody in; repeatable", "CIDR", repeat=True,
     )  # fmt: skip
 
 
@@ -307,7 +313,7 @@ def add_arguments(
             group.add_argument(
                 flag,
                 dest=name,
-                default=None,
+                default=argparse.SUPPRESS,  # None would hide what the parser of the command above has read
                 metavar=declared.metavar,
                 help=f"{declared.help} [{shown}]".replace("%", "%%") if shown else declared.help,
                 action="append" if declared.repeat else "store",
@@ -316,7 +322,12 @@ def add_arguments(
             )
             if declared.negative is not None:
                 group.add_argument(
-                    f"--no-{flag[2:]}", dest=name, action="store_const", const=declared.negative, help=f"no {name}"
+                    f"--no-{flag[2:]}",
+                    dest=name,
+                    default=argparse.SUPPRESS,
+                    action="store_const",
+                    const=declared.negative,
+                    help=f"no {name}",
                 )
 
 
@@ -361,5 +372,5 @@ def _shown(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(str(part) for part in value)
     if isinstance(value, Path):
-        return str(value).replace(str(Path.home()), "~")
+        return f"~/{value.relative_to(Path.home())}" if value.is_relative_to(Path.home()) else str(value)
     return "off" if value is None else str(value)

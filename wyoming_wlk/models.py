@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -274,7 +275,7 @@ class ModelStore:
             entry = CATALOGUE[name]
             folder = self.fetch(entry)
             return InstalledModel(name, folder, folder / "tokenizer.json", entry.languages)
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))  # unlike Path's own, it leaves the folder of an unknown user as it is
         if path.exists():
             return self._local(path)
         raise ModelError(f"unknown model {name!r}; `wyoming-wlk models` lists them, and a folder or file works too")

@@ -132,7 +132,7 @@ class Engine:
         """
         future: asyncio.Future[StepResult] = asyncio.get_running_loop().create_future()
         self._inbox.put((request, _Reply(future)))
-        return await asyncio.shield(future)
+        return await future
 
     def stop(self) -> None:
         """Ends the thread; steps in flight are dropped. Blocking, at most one pass of the model."""

@@ -14,6 +14,7 @@ from wyoming_wlk.frontends.wyoming import WyomingConnection
 from wyoming_wlk.services import Services
 
 _LOG = logging.getLogger(__name__)
+_MAX_REFUSALS = 64  # newcomers that are being told why they may not stay; beyond it the door just shuts
 
 
 class Listeners:
@@ -81,7 +82,7 @@ class Listeners:
         )
         if (error := self._objection(address)) is not None:
             _LOG.warning("%s: refused: %s", connection.client, error)
-            if len(self._refusals) >= self._services.config.limits.max_connections:
+            if len(self._refusals) >= _MAX_REFUSALS:
                 writer.transport.abort()
                 return
             refusal = asyncio.create_task(connection.refuse(error))

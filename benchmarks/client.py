@@ -1,0 +1,158 @@
+"""Clients that speak a clip in real time and note when the words come: Wyoming, and WhisperLiveKit's `/asr`.
+
+Both count time from the microphone's clock: words from the moment the clip begins (its first chunk leaves 0.1 s later),
+the final text from the moment the last sample was spoken, even where the server was slow to take it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import numpy as np
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+from wyoming.asr import Transcribe, Transcript, TranscriptChunk
+from wyoming.audio import AudioChunk, AudioStart, AudioStop
+from wyoming.client import AsyncClient
+from wyoming.error import Error
+
+from benchmarks.clips import SAMPLE_RATE, Clip
+
+CHUNK_SECONDS = 0.1
+PATIENCE_SECONDS = 60.0
+"""After the last sample; a server that needs longer has failed."""
+
+_ROOM_TONE = 1e-4
+_SEED = 0
+_WIDTH, _CHANNELS = 2, 1
+
+
+@dataclass
+class Answer:
+    """What came back for one clip. `first` and `final` are seconds, None where that never came."""
+
+    clip: Clip
+    first: float | None = None
+    final: float | None = None
+    chunks: str = ""
+    """What was said to be final while the client still spoke, joined."""
+    transcript: str = ""
+    error: str = ""
+
+
+Ask = Callable[[str, Clip, float], Awaitable[Answer]]
+"""Speaks a clip, then so many seconds of room tone, to the server at an address."""
+
+
+class Microphone:
+    """A clip as it is spoken: iterating yields each chunk when its last sample is there."""
+
+    def __init__(self, clip: Clip, quiet: float = 0.0) -> None:
+        """`quiet`: seconds of room tone after the speech."""
+        tone = np.random.default_rng(_SEED).normal(0, _ROOM_TONE, int(quiet * SAMPLE_RATE))
+        self._samples = np.concatenate([clip.samples, tone.astype(np.float32)])
+        self._began = time.perf_counter()
+
+    async def __aiter__(self) -> AsyncIterator[np.ndarray]:
+        self._began = time.perf_counter()
+        step = int(CHUNK_SECONDS * SAMPLE_RATE)
+        for start in range(0, len(self._samples), step):
+            chunk = self._samples[start : start + step]
+            await asyncio.sleep((start + len(chunk)) / SAMPLE_RATE - self.elapsed)
+            yield chunk
+
+    @property
+    def seconds(self) -> float:
+        return len(self._samples) / SAMPLE_RATE
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the clip began."""
+        return time.perf_counter() - self._began
+
+    @property
+    def overtime(self) -> float:
+        """Seconds since the clip ended."""
+        return self.elapsed - self.seconds
+
+
+async def ask_wyoming(uri: str, clip: Clip, quiet: float) -> Answer:
+    """One utterance on a connection of its own."""
+    answer, microphone = Answer(clip), Microphone(clip, quiet)
+    try:
+        async with asyncio.timeout(microphone.seconds + PATIENCE_SECONDS), AsyncClient.from_uri(uri) as client:
+            listening = asyncio.create_task(_listen_wyoming(client, microphone, answer))
+            try:
+                await client.write_event(Transcribe(language="en").event())
+                await client.write_event(AudioStart(SAMPLE_RATE, _WIDTH, _CHANNELS).event())
+                async for chunk in microphone:
+                    await client.write_event(AudioChunk(SAMPLE_RATE, _WIDTH, _CHANNELS, _pcm(chunk)).event())
+                await client.write_event(AudioStop().event())
+                await listening
+            finally:
+                listening.cancel()
+    except (OSError, TimeoutError) as err:
+        answer.error = answer.error or repr(err)
+    return answer
+
+
+async def _listen_wyoming(client: AsyncClient, microphone: Microphone, answer: Answer) -> None:
+    while (event := await client.read_event()) is not None:
+        if TranscriptChunk.is_type(event.type):
+            answer.chunks += TranscriptChunk.from_event(event).text
+            if answer.first is None and answer.chunks.strip():
+                answer.first = microphone.elapsed
+        elif Transcript.is_type(event.type):
+            answer.transcript, answer.final = Transcript.from_event(event).text, microphone.overtime
+            return
+        elif Error.is_type(event.type):
+            answer.error = Error.from_event(event).text
+            return
+    answer.error = "closed without a transcript"
+
+
+async def ask_asr(uri: str, clip: Clip, quiet: float) -> Answer:
+    """One session of WhisperLiveKit's `/asr` with s16le audio; `first` are its first words, settled or not."""
+    answer, microphone = Answer(clip), Microphone(clip, quiet)
+    try:
+        async with (
+            asyncio.timeout(microphone.seconds + PATIENCE_SECONDS),
+            connect(uri, max_size=None, ping_interval=None, open_timeout=None) as socket,
+        ):
+            listening = asyncio.create_task(_listen_asr(socket, microphone, answer))
+            try:
+                async for chunk in microphone:
+                    await socket.send(_pcm(chunk))
+                await socket.send(b"")
+                await listening
+            finally:
+                listening.cancel()
+    except (OSError, TimeoutError, WebSocketException) as err:
+        answer.error = answer.error or repr(err)
+    return answer
+
+
+async def _listen_asr(socket: ClientConnection, microphone: Microphone, answer: Answer) -> None:
+    async for data in socket:
+        message = json.loads(data)
+        if message.get("type") == "ready_to_stop":
+            answer.final = microphone.overtime
+            return
+        if message.get("type") == "error":
+            answer.error = message["error"]
+            return
+        if "lines" in message:
+            lines = [line["text"] or "" for line in message["lines"]]
+            answer.transcript = " ".join([*lines, message["buffer_transcription"]]).strip()
+            if answer.first is None and answer.transcript:
+                answer.first = microphone.elapsed
+    answer.error = "closed without ready_to_stop"
+
+
+def _pcm(samples: np.ndarray) -> bytes:
+    """As s16le."""
+    return bytes((np.clip(samples, -1, 1) * 32767).astype("<i2"))

@@ -1,0 +1,129 @@
+"""Servers as subprocesses: started on a free port, watched through /proc, stopped."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from benchmarks.client import Ask, ask_wyoming
+from wyoming_wlk import config
+
+MODEL = "tiny.en"
+_START_SECONDS = 180.0
+_STOP_SECONDS = 15.0
+_LOG_LINES = 30
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to run a server and how to talk to it."""
+
+    name: str
+    command: Sequence[str | Path]
+    uri: str
+    ask: Ask
+    ready: str
+    """What its log says once it may be used."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Server:
+    """A running server; leaving the context stops it."""
+
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
+
+    def __enter__(self) -> Server:
+        """Returns once the server is ready. Raises RuntimeError, with the end of its log, where it never is."""
+        self._log = tempfile.NamedTemporaryFile("r", prefix="server-", suffix=".log", errors="replace")  # noqa: SIM115
+        environment = os.environ | self.launch.environment
+        with open(self._log.name, "wb") as log:
+            self._process = subprocess.Popen(self.launch.command, stdout=log, stderr=log, env=environment)
+        try:
+            self._wait()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    @property
+    def cpu_seconds(self) -> float:
+        """User and system time of all its threads."""
+        # The name in the second field may hold spaces, and ends with the last bracket.
+        values = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def memory_mb(self) -> float:
+        """Resident memory now."""
+        return self._status("VmRSS")
+
+    @property
+    def peak_memory_mb(self) -> float:
+        """The most resident memory since `reset_peak`."""
+        return self._status("VmHWM")
+
+    def reset_peak(self) -> None:
+        with contextlib.suppress(OSError):  # not allowed everywhere: the peak is then that since the start
+            Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")
+
+    def _status(self, name: str) -> float:
+        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
+
+    def _wait(self) -> None:
+        limit = time.monotonic() + _START_SECONDS
+        while self.launch.ready not in Path(self._log.name).read_text(errors="replace"):
+            if self._process.poll() is not None or time.monotonic() > limit:
+                end = Path(self._log.name).read_text(errors="replace").splitlines()[-_LOG_LINES:]
+                raise RuntimeError("\n".join([f"{self.launch.name} does not start:", *end]))
+            time.sleep(0.1)
+        time.sleep(1)  # some say so a moment before they listen
+
+    def _end(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def with_defaults(options: Sequence[str]) -> list[str]:
+    """Options of `wyoming-wlk serve` as the benchmarks run it; the user's come last and win."""
+    return ["--no-zeroconf", "--model", MODEL, "--language", "en", *options]
+
+
+def our_config(options: Sequence[str]) -> config.Config:
+    """The configuration that our server has with these options. Raises `ConfigError`."""
+    parser = argparse.ArgumentParser()
+    config.add_arguments(parser)
+    return config.load(parser.parse_args(with_defaults(options)), os.environ)
+
+
+def our_server(options: Sequence[str]) -> Launch:
+    uri = f"tcp://127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "wyoming_wlk", "serve", "--uri", uri, *with_defaults(options)]
+    return Launch("wyoming-wlk", command, uri, ask_wyoming, "Ready: model")

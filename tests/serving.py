@@ -1,0 +1,92 @@
+"""A server in this process, and what tests say to it over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from wyoming.asr import Transcribe
+from wyoming.audio import AudioChunk, AudioStart, AudioStop
+from wyoming.client import AsyncClient
+from wyoming.event import Event
+
+from wyoming_wlk.config import Config
+from wyoming_wlk.engine.engine import Engine
+from wyoming_wlk.frontends.listeners import Listeners
+from wyoming_wlk.services import ModelInfo, Services
+from wyoming_wlk.session import Speech
+from wyoming_wlk.vad import SileroVad
+
+
+@dataclass(frozen=True)
+class Server:
+    port: int
+    services: Services
+    listeners: Listeners
+    speech: asyncio.Future[Speech]
+
+    @property
+    def uri(self) -> str:
+        return f"tcp://127.0.0.1:{self.port}"
+
+
+@asynccontextmanager
+async def serving(engine: Engine, vad: SileroVad, loaded: bool = True, **changes: object) -> AsyncIterator[Server]:
+    """A server on a free port; `changes` are options of any section, by name."""
+    config = Config()
+    for section in ("server", "voice", "limits", "decoding"):
+        known = {name: value for name, value in changes.items() if hasattr(getattr(config, section), name)}
+        config = replace(config, **{section: replace(getattr(config, section), **known)})
+    speech: asyncio.Future[Speech] = asyncio.get_running_loop().create_future()
+    services = Services(config, ModelInfo("tiny.en", ("en",)), speech)
+    listeners = Listeners(services)
+    with ThreadPoolExecutor(1) as executor:
+        if loaded:
+            speech.set_result(Speech(engine, vad, executor))
+        (address,) = await listeners.start("tcp://127.0.0.1:0")
+        try:
+            yield Server(int(address.rpartition(":")[2]), services, listeners, speech)
+        finally:
+            await listeners.stop(1.0)
+            speech.cancel()
+
+
+async def say(
+    client: AsyncClient, pcm: bytes, transcribe: Transcribe | None = None, pace: float = 0.0, stop: bool = True
+) -> None:
+    """Sends one utterance, 16 kHz mono s16le, in chunks of 0.1 s."""
+    await client.write_event((transcribe or Transcribe(language="en")).event())
+    await client.write_event(AudioStart(rate=16000, width=2, channels=1).event())
+    for start in range(0, len(pcm), 3200):
+        chunk = pcm[start : start + 3200]
+        await client.write_event(AudioChunk(rate=16000, width=2, channels=1, audio=chunk).event())
+        await asyncio.sleep(pace)
+    if stop:
+        await client.write_event(AudioStop().event())
+
+
+async def answer(client: AsyncClient, until: str = "transcript-stop") -> list[Event]:
+    """All events up to and with `until`, or up to the end of the connection."""
+    events: list[Event] = []
+    while (event := await asyncio.wait_for(client.read_event(), 30)) is not None:
+        events.append(event)
+        if event.type == until:
+            break
+    return events
+
+
+def transcript(events: list[Event]) -> str:
+    found = [event.data["text"] for event in events if event.type == "transcript"]
+    assert len(found) == 1, events
+    return str(found[0])
+
+
+def frame(kind: str, data: object = None, payload: bytes = b"", **header: object) -> bytes:
+    """A frame as bytes, which may be as wrong as a test wants."""
+    body = b"" if data is None else json.dumps(data).encode()
+    lengths = {"data_length": len(body), "payload_length": len(payload)}
+    return json.dumps({"type": kind} | lengths | header).encode() + b"\n" + body + payload

@@ -1,0 +1,117 @@
+"""The whole server as a process: its doors, its log, its way down."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from conftest import Clip
+from serving import answer, frame, say, transcript
+from wyoming.client import AsyncClient
+from wyoming.event import Event, async_read_event
+from wyoming.info import Describe
+
+from wyoming_wlk.models import InstalledModel
+
+COMMAND = [sys.executable, "-m", "wyoming_wlk", "serve", "--no-zeroconf", "--offline", "--model", "tiny.en"]
+
+
+@asynccontextmanager
+async def process(model: InstalledModel, *options: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`wyoming-wlk serve` on the models the tests fetched."""
+    data_dir = model.folder.parent.parent
+    started = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        "--data-dir",
+        str(data_dir),
+        *options,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield started
+    finally:
+        if started.returncode is None:
+            started.kill()
+        await started.wait()
+
+
+async def ready(server: asyncio.subprocess.Process) -> str:
+    """The log up to and with the line that says Ready."""
+    assert server.stderr is not None
+    lines = ""
+    async with asyncio.timeout(60):
+        while line := (await server.stderr.readline()).decode():
+            lines += line
+            if "Ready" in line:
+                return lines
+    raise AssertionError(lines)
+
+
+async def test_tcp_and_unix_sockets_and_sigterm(tiny_en: InstalledModel, clips: dict[str, Clip], tmp_path: Path) -> None:
+    """Both doors serve; SIGTERM in mid-utterance still brings a transcript, and the process ends with 0."""
+    path = tmp_path / "wlk.sock"
+    options = ["--uri", "tcp://127.0.0.1:0", "--uri", f"unix://{path}", "--vad-threshold", "0.4"]
+    async with process(tiny_en, *options) as server:
+        log = await ready(server)
+        port = log.split("tcp://127.0.0.1:")[1].split(",")[0].split()[0]
+        assert f"unix://{path}" in log
+        async with AsyncClient.from_uri(f"unix://{path}") as client:
+            await say(client, clips["turn_on_the_lamp"].pcm)
+            assert "lamp" in transcript(await answer(client))
+        async with AsyncClient.from_uri(f"tcp://127.0.0.1:{port}") as client:
+            await say(client, clips["turn_on_the_lamp"].pcm, stop=False)
+            await asyncio.sleep(0.3)
+            server.send_signal(signal.SIGTERM)
+            assert "lamp" in transcript(await answer(client))
+        assert await asyncio.wait_for(server.wait(), 10) == 0
+        assert server.stderr is not None
+        rest = (await server.stderr.read()).decode()
+        assert "goodbye" in rest
+        assert "Traceback" not in log + rest and "Warning" not in log + rest
+
+
+async def test_stdio(tiny_en: InstalledModel, clips: dict[str, Clip]) -> None:
+    """On stdio one client is served, and the server ends with it; the log stays off stdout and is JSON if wanted."""
+    async with process(tiny_en, "--uri", "stdio://", "--log-format", "json") as server:
+        assert server.stdin is not None and server.stdout is not None and server.stderr is not None
+        server.stdin.write(frame("describe"))
+        pcm = clips["turn_on_the_lamp"].pcm
+        form = {"rate": 16000, "width": 2, "channels": 1}
+        server.stdin.write(frame("audio-start", form) + frame("audio-chunk", form, pcm) + frame("audio-stop"))
+        server.stdin.close()
+        events: list[Event] = []
+        while (event := await asyncio.wait_for(async_read_event(server.stdout), 60)) is not None:
+            events.append(event)
+        assert events[0].type == "info"
+        assert "lamp" in transcript(events)
+        assert await asyncio.wait_for(server.wait(), 10) == 0
+        lines = (await server.stderr.read()).decode().splitlines()
+        assert all(json.loads(line)["level"] for line in lines)
+
+
+async def test_describe_is_answered_before_the_model_is_there(tiny_en: InstalledModel) -> None:
+    """The port opens at once; what the client asks is answered while the model loads."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        uri = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    async with process(tiny_en, "--uri", uri) as server:
+        for _ in range(200):
+            try:
+                client = AsyncClient.from_uri(uri)
+                await client.connect()
+                break
+            except OSError:
+                await asyncio.sleep(0.05)
+        await client.write_event(Describe().event())
+        event = await client.read_event()
+        assert event is not None and event.data["asr"][0]["models"][0]["name"] == "tiny.en"
+        await client.disconnect()
+        assert "Ready" in await ready(server)
