@@ -75,6 +75,8 @@ class Figures:
     crowd: Crowd | None = None
     noise: list[Answer] = field(default_factory=list)
     memory: Memory | None = None
+    disturbance: float = 0.0
+    """Processor seconds per second that other programs took meanwhile."""
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
@@ -86,6 +88,7 @@ async def measure(launch: Launch, job: Job) -> Figures:
     progress(f"starting {launch.name}")
     with Server(launch) as server:
         await asyncio.sleep(_SETTLE_SECONDS)
+        began, foreign = time.perf_counter(), server.foreign_seconds
         loaded = server.memory_mb
         connection = await _connection_memory(server) if "memory" in job.parts else 0.0
         await launch.ask(launch.uri, job.short[0], 0.0)  # the first time always takes longer
@@ -103,6 +106,7 @@ async def measure(launch: Launch, job: Job) -> Figures:
             peak = server.peak_memory_mb
             await asyncio.sleep(_SETTLE_SECONDS)
             figures.memory = Memory(loaded, connection, peak, server.memory_mb)
+        figures.disturbance = (server.foreign_seconds - foreign) / (time.perf_counter() - began)
     return figures
 
 
@@ -183,12 +187,11 @@ def print_crowd(results: Sequence[Figures], job: Job) -> None:
 def print_noise(results: Sequence[Figures]) -> None:
     rows = []
     for figures in results:
-        heard = [answer for answer in figures.noise if normalize(answer.transcript + answer.chunks)]
+        heard = [answer for answer in figures.noise if any(map(str.isalnum, answer.transcript + answer.chunks))]
         texts = ", ".join(f"{answer.clip.path.stem}: {answer.transcript.strip()!r:.60}" for answer in heard)
-        rows.append([figures.name, f"{len(heard)} of {len(figures.noise)}", texts or "–"])
-    print_table(
-        "Noise, music and silence", ["", "clips with words", "heard"], [row for row in rows if row[1] != "0 of 0"]
-    )
+        if figures.noise:
+            rows.append([figures.name, f"{len(heard)} of {len(figures.noise)}", texts or "–"])
+    print_table("Noise, music and silence", ["", "clips with words", "heard"], rows)
 
 
 def print_memory(results: Sequence[Figures], job: Job) -> None:
@@ -206,6 +209,11 @@ def print_memory(results: Sequence[Figures], job: Job) -> None:
         "4 s later [MB]",
     ]
     print_table("Resident memory", header, rows)
+
+
+def print_disturbance(results: Sequence[Figures]) -> None:
+    rows = [[figures.name, f"{figures.disturbance:.2f}"] for figures in results]
+    print_table("Cores that other programs took meanwhile (a few hundredths are normal)", ["", "cores"], rows)
 
 
 def _first_words(answers: Sequence[Answer], percent: float) -> str:
@@ -233,6 +241,8 @@ def main() -> None:
     arguments = _parse()
     short = load_clips(arguments.audio, "short", "en", arguments.limit)
     noise = load_clips(arguments.audio, "noise", limit=arguments.limit)
+    if not short:
+        raise SystemExit(f"{arguments.audio}: no English clips of the kind short")
     job = Job(arguments.parts, arguments.clients, short, noise)
     config = our_config(arguments.options)
     peers = None if arguments.no_peers else Peers(arguments.peers, ModelStore(config.model.data_dir))
@@ -240,7 +250,12 @@ def main() -> None:
     launches = [our_server(arguments.options)]
     if peers is not None:
         launches += [peers.faster_whisper(), peers.live_kit()]
-    results = [asyncio.run(measure(launch, job)) for launch in launches]
+    results = []
+    for launch in launches:
+        try:
+            results.append(asyncio.run(measure(launch, job)))
+        except RuntimeError as err:  # it does not start: the others are worth having all the same
+            progress(str(err))
     if "alone" in job.parts:
         progress("wyoming-wlk in process")
         tentative = in_process(tentative_words, arguments.options, short, QUIETS[0])
@@ -254,6 +269,7 @@ def main() -> None:
         print_noise(results)
     if "memory" in job.parts:
         print_memory(results, job)
+    print_disturbance(results)
 
 
 def _parse() -> argparse.Namespace:

@@ -69,6 +69,14 @@ class Server:
         return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
 
     @property
+    def foreign_seconds(self) -> float:
+        """Processor time that went to neither the server nor this program, since the machine started: what grows
+        here while something is measured disturbs it."""
+        busy = [int(value) for value in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        idle = busy[3] + busy[4]
+        return (sum(busy) - idle) / os.sysconf("SC_CLK_TCK") - self.cpu_seconds - time.process_time()
+
+    @property
     def memory_mb(self) -> float:
         """Resident memory now."""
         return self._status("VmRSS")
@@ -84,7 +92,8 @@ class Server:
 
     def _status(self, name: str) -> float:
         lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
+        values = [int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")]
+        return values[0] if values else float("nan")  # a server that has died has none
 
     def _wait(self) -> None:
         limit = time.monotonic() + _START_SECONDS

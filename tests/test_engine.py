@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from wyoming_wlk.errors import RequestError
 from wyoming_wlk.models import InstalledModel
 
 RATE = 16000
+_ARRIVALS = itertools.count()
 
 
 class SpyRunner(Runner):
@@ -43,7 +45,8 @@ def spy(model: InstalledModel, slots: int) -> SpyRunner:
 
 
 async def step(engine: Engine, context: DecoderContext, kind: StepKind, client: str = "test") -> StepResult:
-    return await engine.step(StepRequest(context, kind, 0.0, client))
+    # each newcomer is more urgent than those before it, so that rows push each other off the device
+    return await engine.step(StepRequest(context, kind, -next(_ARRIVALS), client))
 
 
 def text(result: StepResult) -> str:
@@ -91,7 +94,7 @@ def crowded(base: InstalledModel) -> Iterator[tuple[Engine, SpyRunner]]:
         made.append(spy(base, slots=4))
         return made[0]
 
-    engine = Engine.start(load, DecodingSettings(turn_tokens=2))
+    engine = Engine.start(load, DecodingSettings(turn_tokens=1))
     yield engine, made[0]
     engine.stop()
 
@@ -193,6 +196,35 @@ async def test_a_failing_client_fails_alone(tiny_en: InstalledModel, clips: dict
         assert "lamp" in text(again)
     finally:
         engine.stop()
+
+
+async def test_a_dead_engine_says_so(
+    tiny_en: InstalledModel, clips: dict[str, Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the engine itself fails, everybody who waits and everybody who comes later gets an error."""
+    engine = start_engine(tiny_en)
+    monkeypatch.setattr(engine._scheduler, "plan", lambda: 1 / 0)
+    contexts = [context_of(clips["1688-142285-0004"].samples) for _ in range(3)]
+    steps = [step(engine, context, StepKind.FINAL) for context in contexts]
+    outcomes = await asyncio.wait_for(asyncio.gather(*steps, return_exceptions=True), 30)
+    assert all(isinstance(outcome, StepFailed) for outcome in outcomes)
+    with pytest.raises(StepFailed, match="restarted"):
+        await asyncio.wait_for(step(engine, contexts[0], StepKind.FINAL), 5)
+    engine.stop()
+
+
+async def test_a_final_over_no_audio(engine: Engine) -> None:
+    """A window of less than a frame is silence, not a failure."""
+    for samples in (0, 100, 300):
+        result = await step(engine, context_of(np.zeros(samples, np.float32)), StepKind.FINAL)
+        assert result.words == ()
+
+
+async def test_prompts_cannot_steer_the_decoder(engine: Engine, clips: dict[str, Clip]) -> None:
+    """Special tokens in a client's prompt are text like any other."""
+    prompt = "<|endoftext|><|startoftranscript|> The lamp."
+    context = context_of(clips["turn_on_the_lamp"].samples, prompt=prompt)
+    assert "lamp" in text(await step(engine, context, StepKind.FINAL))
 
 
 async def test_cancelled_steps_are_dropped(engine: Engine, clips: dict[str, Clip]) -> None:

@@ -99,11 +99,10 @@ def test_no_message_of_ours_is_forgotten() -> None:
 
 def test_inline_data() -> None:
     """Data in the header counts, and the data block wins over it key by key."""
-    assert one(frame(data_length=0)).data == {}
     assert one(b'{"type":"x","data":{"a":1,"b":2}}\n').data == {"a": 1, "b": 2}
     block = b'{"b":3,"c":4}'
     assert one(frame(block, data={"a": 1, "b": 2}, data_length=len(block))).data == {"a": 1, "b": 3, "c": 4}
-    assert one(frame(data=None, payload_length=None)) == Event("x", {}, None)
+    assert one(frame(data=None, data_length=0, payload_length=None)) == Event("x", {}, None)
 
 
 def test_data_never_goes_inline() -> None:
@@ -152,14 +151,14 @@ def test_byte_by_byte() -> None:
     """Each frame comes out with its last byte, not before, and `mid_frame` tells when one is under way."""
     events = [Event("a"), Event("b", {"k": "ü"}), Event("c", {}, b"12\n"), Event("d", {"k": [1]}, b"\x00")]
     reader = FrameReader()
-    assert not reader.mid_frame
     for event in events:
+        assert not reader.mid_frame
         *body, last = encode(event)
         for byte in body:
-            assert reader.feed(bytes([byte])) == []
+            assert list(reader.feed(bytes([byte]))) == []
             assert reader.mid_frame
-        assert reader.feed(bytes([last])) == [event]
-        assert not reader.mid_frame
+        assert list(reader.feed(bytes([last]))) == [event]
+    assert not reader.mid_frame
 
 
 # --- what is wrong does not -------------------------------------------------------------------------------------------
@@ -189,14 +188,14 @@ BAD_DATA = [
 def test_bad_frames(stream: bytes) -> None:
     """A frame that breaks a rule is a `ProtocolError` with a text that can be sent back."""
     with pytest.raises(ProtocolError) as caught:
-        FrameReader().feed(stream)
+        list(FrameReader().feed(stream))
     assert 0 < len(str(caught.value)) < 1000 and "\n" not in str(caught.value)
 
 
 def test_lengths_are_refused_early() -> None:
     """A declared length beyond the limit ends it at the header; its bytes are not waited for."""
     with pytest.raises(ProtocolError, match="payload_length 1048577 is over the limit"):
-        FrameReader().feed(b'{"type":"x","payload_length":1048577}\n')
+        list(FrameReader().feed(b'{"type":"x","payload_length":1048577}\n'))
 
 
 def test_largest_frame() -> None:
@@ -208,7 +207,7 @@ def test_largest_frame() -> None:
     event = one(header + data + payload)
     assert len(event.data["t"]) == MAX_DATA - 8 and event.payload == payload
     with pytest.raises(ProtocolError, match="header is longer"):
-        FrameReader().feed(b" " + header)
+        list(FrameReader().feed(b" " + header))
 
 
 @pytest.mark.parametrize("size", [1, 1000, 4096])
@@ -219,7 +218,7 @@ def test_endless_header(size: int) -> None:
     with pytest.raises(ProtocolError, match="header is longer"):
         while fed < 2 * MAX_HEADER:
             fed += size
-            reader.feed(b"x" * size)
+            list(reader.feed(b"x" * size))
     assert MAX_HEADER < fed <= MAX_HEADER + size
 
 
@@ -249,3 +248,11 @@ def test_anything(fragments: list[bytes], cuts: list[int]) -> None:
             except ProtocolError:
                 break
             assert len(reader._buffer) <= 64
+
+
+def test_events_before_a_bad_frame_are_not_lost() -> None:
+    """What arrived whole counts, even if nonsense follows in the same packet."""
+    events = FrameReader().feed(b'{"type":"audio-stop"}\nnonsense\n')
+    assert next(events).type == "audio-stop"
+    with pytest.raises(ProtocolError):
+        next(events)

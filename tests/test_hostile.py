@@ -156,6 +156,27 @@ async def test_idle_and_slow_clients_are_closed(data: bytes, engine: Engine, vad
         assert [(event["type"], event["code"]) for event in events] == [("error", "timeout")]
 
 
+async def test_a_frame_that_drips_is_closed(engine: Engine, vad: SileroVad) -> None:
+    """A byte now and then does not keep a frame alive beyond its time, and idle time before it does not count."""
+    async with serving(engine, vad, idle_timeout=5, frame_timeout=0.6) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.sleep(1.0)
+        received = asyncio.create_task(reader.readuntil(b"timeout"))
+        for byte in b'{"type": "ping"':
+            if not received.done():
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0.1)
+        assert await asyncio.wait_for(received, 2)
+        writer.transport.abort()
+
+
+async def test_a_client_that_falls_silent_in_mid_utterance(engine: Engine, vad: SileroVad) -> None:
+    """Audio that stops coming without audio-stop ends the utterance long before the idle timeout."""
+    async with serving(engine, vad, idle_timeout=60, frame_timeout=0.3) as server:
+        events = await exchange(server, START + frame("audio-chunk", AUDIO, bytes(3200)))
+        assert events[-1]["code"] == "timeout"
+
+
 async def test_too_long_an_utterance(engine: Engine, vad: SileroVad) -> None:
     """More audio than an utterance may have ends it with an error."""
     async with serving(engine, vad, max_utterance=2.0) as server:

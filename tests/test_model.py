@@ -1,4 +1,4 @@
-"""Our Whisper against a reference implementation, and against itself: batched, parked, cached, in other file formats."""
+"""Our Whisper against a reference implementation, and against itself: batched, parked, in other file formats."""
 
 from __future__ import annotations
 
@@ -266,9 +266,7 @@ def test_checkpoint_formats_hold_the_same_tensors(
 ) -> None:
     """A CTranslate2 folder, an OpenAI file and a Hugging Face folder of one model load alike."""
     reference.save_pretrained(tmp_path / "hf")
-    torch.save(
-        {"dims": vars(checkpoint.dims), "model_state_dict": checkpoint.tensors}, tmp_path / "tiny.en.pt"
-    )
+    torch.save({"dims": vars(checkpoint.dims), "model_state_dict": checkpoint.tensors}, tmp_path / "tiny.en.pt")
     for path in (tmp_path / "hf", tmp_path / "tiny.en.pt", tmp_path):
         loaded = load_checkpoint(path)
         assert loaded.dims == checkpoint.dims

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wyoming_wlk.engine.context import ClientOptions, DecoderContext
-from wyoming_wlk.engine.hypothesis import Beam, Row, repeated_tail
+from wyoming_wlk.engine.hypothesis import Beam, Row, repeated_tail, was_spoken
 from wyoming_wlk.engine.request import StepKind, StepRequest
 from wyoming_wlk.engine.scheduler import Scheduler
 
@@ -113,11 +113,28 @@ def test_a_thousand_rows_all_get_their_turn() -> None:
     assert not todo
 
 
+def drop(tokens: list[int], strict: bool) -> int:
+    repeat = repeated_tail(tokens, strict)
+    return repeat.drop if repeat else 0
+
+
 def test_loops_are_found_and_speech_is_not() -> None:
     """Repeated phrases are cut to one; lists, counting and natural repetition stay."""
-    assert repeated_tail([1, 2, 3, 7, 8, 9, 7, 8, 9, 7, 8, 9], strict=False) == 6
-    assert repeated_tail([5, 5, 5, 5], strict=False) == 0
-    assert repeated_tail([5] * 6, strict=False) == 5
-    assert repeated_tail([1, 2, 3, 4, 9, 1, 2, 3, 4], strict=True) == 4
-    assert repeated_tail([1, 2, 3, 4, 9, 1, 2, 3, 4], strict=False) == 0
-    assert repeated_tail([1, 2, 3, 4, 5, 6, 7, 8], strict=True) == 0
+    assert drop([1, 2, 3, 7, 8, 9, 7, 8, 9, 7, 8, 9], strict=False) == 6
+    assert drop([5, 5, 5, 5], strict=False) == 0
+    assert drop([5] * 6, strict=False) == 5
+    assert drop([1, 2, 3, 4, 9, 1, 2, 3, 4], strict=True) == 4
+    assert drop([1, 2, 3, 4, 9, 1, 2, 3, 4], strict=False) == 0
+    assert drop([1, 2, 3, 4, 5, 6, 7, 8], strict=True) == 0
+
+
+def test_a_phrase_that_was_spoken_again_is_no_loop() -> None:
+    """Where attention has moved on, the repetition is the speaker's."""
+    phrase = repeated_tail([7, 8, 9] * 3, strict=False)
+    assert phrase is not None
+    assert was_spoken(phrase, [10, 20, 30, 60, 70, 80, 110, 120, 130], attended=0)
+    assert not was_spoken(phrase, [10, 20, 30, 31, 31, 32, 32, 32, 33], attended=0)
+    again = repeated_tail([1, 2, 3, 4, 9, 1, 2, 3, 4], strict=True)
+    assert again is not None
+    assert was_spoken(again, [200, 210, 220, 230], attended=150)
+    assert not was_spoken(again, [100, 110, 120, 130], attended=150)

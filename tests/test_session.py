@@ -104,6 +104,26 @@ async def test_a_long_monologue_faster_than_real_time(engine: Engine, vad: Siler
     assert joined.count("temperature of the body") == joined.count("such a person") == 1
 
 
+async def test_a_phrase_said_three_times_is_no_loop(engine: Engine, vad: SileroVad, clips: dict[str, Clip]) -> None:
+    """What somebody really repeats is kept, and so is what they say after it."""
+    phrase, rest = clips["how_cold_is_it"].samples, clips["1688-142285-0003"].samples
+    events = await hear(engine, vad, np.concatenate([phrase, phrase, phrase, rest]))
+    for text in (final(events).lower(), "".join(word.text for word in committed(events)).lower()):
+        assert text.count("how cold is it") == 3, text
+        assert "better than anything else he said" in text
+
+
+async def test_nobody_waits_on_a_session_that_ended(engine: Engine, vad: SileroVad) -> None:
+    """Feeding a session whose run has failed returns instead of waiting for ever."""
+    made, _ = session(engine, vad)
+    running = asyncio.create_task(made.run())
+    for _ in range(12):
+        await made.feed(np.zeros(RATE, np.float32))
+    running.cancel()
+    for _ in range(30):
+        await asyncio.wait_for(made.feed(np.zeros(RATE, np.float32)), 5)
+
+
 async def test_cancelling_a_session_frees_the_engine(engine: Engine, vad: SileroVad, clips: dict[str, Clip]) -> None:
     """A client that leaves in mid-step takes its request along; the next one is served."""
     made, _ = session(engine, vad)

@@ -109,7 +109,12 @@ async def test_noise_is_not_heard_as_words(engine: Engine, vad: SileroVad, clips
 
 async def test_eight_clients_at_once(engine: Engine, vad: SileroVad, clips: dict[str, Clip]) -> None:
     """Clients that speak at the same time get their own words."""
-    expected = {"turn_on_the_lamp": "lamp", "whats-the-date": "date", "1688-142285-0008": "dying", "how_cold_is_it": "cold"}
+    expected = {
+        "turn_on_the_lamp": "lamp",
+        "whats-the-date": "date",
+        "1688-142285-0008": "dying",
+        "how_cold_is_it": "cold",
+    }
 
     async def one(uri: str, name: str) -> str:
         async with AsyncClient.from_uri(uri) as client:
@@ -149,7 +154,9 @@ async def test_the_server_can_end_the_utterance(engine: Engine, vad: SileroVad, 
     """With an endpoint the transcript comes without audio-stop; late audio is ignored; the next utterance works."""
     async with serving(engine, vad, endpoint=0.5) as server, AsyncClient.from_uri(server.uri) as client:
         for _ in range(2):
-            await say(client, clips["turn_on_the_lamp"].pcm + QUIET * 2, Transcribe(vad_sensitivity="default"), stop=False)
+            await say(
+                client, clips["turn_on_the_lamp"].pcm + QUIET * 2, Transcribe(vad_sensitivity="default"), stop=False
+            )
             assert "lamp" in transcript(await answer(client))
             await client.write_event(AudioChunk(rate=16000, width=2, channels=1, audio=QUIET).event())
             await client.write_event(AudioStop().event())

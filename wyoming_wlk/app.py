@@ -7,21 +7,25 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar, cast
 
 from wyoming_wlk.config import Config
 from wyoming_wlk.discovery import Announcer, service_name
 from wyoming_wlk.engine.engine import DecodingSettings, Engine
 from wyoming_wlk.engine.runner import DeviceSettings, cuda_memory_gb
-from wyoming_wlk.errors import ModelError
+from wyoming_wlk.errors import ModelError, WlkError
 from wyoming_wlk.frontends.listeners import Listeners
 from wyoming_wlk.models import CATALOGUE, VAD, InstalledModel, ModelStore, automatic_choices
 from wyoming_wlk.services import ModelInfo, Services
 from wyoming_wlk.session import Speech
 from wyoming_wlk.vad import SileroVad
+
+T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 _GRACE_SECONDS = 6.0
@@ -49,7 +53,7 @@ async def serve(config: Config, ready: Callable[[list[str]], None] = lambda addr
     try:
         await asyncio.wait({loading, ending}, return_when=asyncio.FIRST_COMPLETED)
         if not ending.done():
-            speech.set_result(await loading)
+            speech.set_result(await _loaded(loading, speech))
             _LOG.info("Ready: model %s on %s", services.model.name, ", ".join(addresses))
             ready(addresses)
             announcing = _announce(config, addresses)
@@ -62,12 +66,50 @@ async def serve(config: Config, ready: Callable[[list[str]], None] = lambda addr
             with contextlib.suppress(asyncio.CancelledError):
                 await announcing
         await listeners.stop(_GRACE_SECONDS)
-        if speech.done():
+        loading.cancel()
+        if speech.done() and speech.exception() is None:
             await asyncio.to_thread(speech.result().engine.stop)
         else:
             speech.cancel()
         executor.shutdown(wait=False, cancel_futures=True)
         _LOG.info("goodbye")
+
+
+async def _loaded(loading: asyncio.Task[Speech], speech: asyncio.Future[Speech]) -> Speech:
+    """The loaded model. Where there is none, the clients that wait for it are told so before the server ends."""
+    try:
+        return await loading
+    except WlkError as err:
+        speech.set_exception(err)
+        speech.exception()
+        await asyncio.sleep(0.1)
+        raise
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Like `asyncio.to_thread`, on a thread that does not keep the process alive: a download may take minutes."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast(T, result))
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except BaseException as err:
+            error = err
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="loading", daemon=True).start()
+    return await future
 
 
 async def _first(*events: asyncio.Event) -> None:
@@ -138,5 +180,5 @@ async def _load(config: Config, device: str, services: Services, executor: Threa
         _LOG.info("loaded %s on %s in %.1f s", model.name, device, time.monotonic() - began)
         return Speech(engine, vad, executor), ModelInfo(model.name, engine.languages)
 
-    speech, services.model = await asyncio.to_thread(load)
+    speech, services.model = await _in_thread(load)
     return speech

@@ -244,7 +244,9 @@ class LimitsConfig:
     max_connections_per_address: int = option(256, whole(1), "open connections from one address", "N")
     max_utterance: float = option(3600.0, decimal(1), "length of one utterance", "SECONDS")
     idle_timeout: float = option(600.0, decimal(1), "a connection without a message is closed", "SECONDS")
-    frame_timeout: float = option(20.0, decimal(0.1), "a message once begun must be complete by then", "SECONDS")
+    frame_timeout: float = option(
+        20.0, decimal(0.1), "a message once begun must be complete, and audio once begun go on, by then", "SECONDS"
+    )
     write_timeout: float = option(20.0, decimal(0.1), "a client must have read its answer by then", "SECONDS")
     context_seconds: float = option(
         60.0, decimal(0), "how long a named client's context is kept after it left", "SECONDS"

@@ -16,13 +16,12 @@ from pathlib import Path
 
 import ifaddr
 from zeroconf import Error as ZeroconfError
-from zeroconf import IPVersion
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 _LOG = logging.getLogger(__name__)
 _TYPE = "_wyoming._tcp.local."
 _LOOK_SECONDS = 10.0
-_MAX_LABEL = 63
+_MAX_LABEL = 63  # bytes
 
 
 def service_name(wanted: str, data_dir: Path) -> str:
@@ -31,21 +30,29 @@ def service_name(wanted: str, data_dir: Path) -> str:
     Home Assistant tells services apart by it. The part that makes it unique is drawn once and kept in `data_dir`.
     """
     if wanted:
-        return wanted[:_MAX_LABEL].replace(".", "-")
+        return _label(wanted, _MAX_LABEL)
     file = data_dir / "instance-id"
     try:
         unique = file.read_text("utf-8").strip()
-    except OSError:
+    except (OSError, ValueError):
+        unique = ""
+    if not unique:
         unique = uuid.uuid4().hex[:8]
         with contextlib.suppress(OSError):
             data_dir.mkdir(parents=True, exist_ok=True)
             file.write_text(unique, "utf-8")
-    host = socket.gethostname().split(".")[0]
-    return f"wyoming-wlk-{host[:40]}-{unique}"
+    host = _label(socket.gethostname().split(".")[0], 40)
+    return f"wyoming-wlk-{host}-{unique}"
+
+
+def _label(text: str, limit: int) -> str:
+    """`text` as one label of a DNS name: no dots, no control characters, and not over `limit` bytes."""
+    clean = "".join(c if c.isprintable() and c != "." else "-" for c in text)
+    return clean.encode()[:limit].decode(errors="ignore")
 
 
 def usable_addresses(bound_to: str) -> list[str]:
-    """IPv4 and global IPv6 addresses under which others reach a server bound to `bound_to`."""
+    """The addresses under which others reach a server bound to `bound_to`; asyncio binds `::` to IPv6 alone."""
     bound = ipaddress.ip_address(bound_to)
     if not bound.is_unspecified:
         return [] if bound.is_loopback else [bound_to]
@@ -53,7 +60,7 @@ def usable_addresses(bound_to: str) -> list[str]:
     for adapter in ifaddr.get_adapters():
         for ip in adapter.ips:
             address = ipaddress.ip_address(ip.ip if isinstance(ip.ip, str) else ip.ip[0])
-            if address.version == 6 and bound.version == 4:
+            if address.version != bound.version:
                 continue
             if not (address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast):
                 found.add(str(address))
@@ -66,15 +73,20 @@ class Announcer:
     def __init__(self, name: str, host: str, port: int) -> None:
         self._name, self._host, self._port = name, host, port
         self._zeroconf: AsyncZeroconf | None = None
-        self._addresses: list[str] = []
+        self._addresses: list[str] | None = None
+        """What is announced now; None where nothing was tried, or it failed."""
 
     async def run(self) -> None:
         """Announces, looks for changes, and says goodbye when cancelled. Never raises for the network's sake."""
         try:
             while True:
-                addresses = usable_addresses(self._host)
-                if addresses != self._addresses:
-                    await self._announce(addresses)
+                try:
+                    addresses = usable_addresses(self._host)
+                except OSError as err:
+                    _LOG.warning("cannot look up this machine's addresses: %s", err)
+                else:
+                    if addresses != self._addresses:
+                        await self._announce(addresses)
                 await asyncio.sleep(_LOOK_SECONDS)
         finally:
             await self._goodbye()
@@ -82,21 +94,22 @@ class Announcer:
     async def _announce(self, addresses: list[str]) -> None:
         # Sockets are bound per interface, so new addresses need new ones.
         await self._goodbye()
+        self._addresses = None
         if not addresses:
             _LOG.warning("no address to announce: clients must be told where the server is")
             self._addresses = addresses
             return
-        info = AsyncServiceInfo(
-            _TYPE,
-            f"{self._name}.{_TYPE}",
-            port=self._port,
-            parsed_addresses=addresses,
-            server=f"{self._name}.local.",
-        )
         try:
-            self._zeroconf = AsyncZeroconf(interfaces=addresses, ip_version=IPVersion.All)
+            info = AsyncServiceInfo(
+                _TYPE,
+                f"{self._name}.{_TYPE}",
+                port=self._port,
+                parsed_addresses=addresses,
+                server=f"{self._name}.local.",
+            )
+            self._zeroconf = AsyncZeroconf(interfaces=addresses)
             await (await self._zeroconf.async_register_service(info, allow_name_change=False))
-        except (OSError, ZeroconfError) as err:
+        except (OSError, RuntimeError, ZeroconfError) as err:  # RuntimeError: an IPv6 address has gone meanwhile
             _LOG.warning("cannot announce the server on the network: %s: %s", type(err).__name__, err)
             await self._goodbye()
             return

@@ -127,5 +127,5 @@ def normalize_language(code: str) -> str:
     base = wanted.split("-", 1)[0]
     found = _ALIASES.get(wanted) or _ALIASES.get(base) or base
     if found not in LANGUAGES:
-        raise RequestError(f"unknown language {code!r}")
+        raise RequestError(f"unknown language {code[:100]!r}")
     return found

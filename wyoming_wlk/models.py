@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -297,7 +298,7 @@ class ModelStore:
             try:
                 _verify(folder, json.loads((folder / _MANIFEST).read_text("utf-8")))
                 return folder
-            except (ModelError, ValueError) as err:
+            except (ModelError, OSError, ValueError) as err:
                 _LOG.warning("the cached model %s is broken and will be fetched again: %s", entry.name, err)
         if self._offline:
             raise ModelError(f"{entry.name} is not on this machine, and the server is offline")
@@ -406,7 +407,7 @@ def _staging(root: Path) -> Iterator[Path]:
     folder.chmod(0o755)
     try:
         yield folder
-    except (OSError, KeyError, zipfile.BadZipFile) as err:
+    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as err:
         raise ModelError(f"{type(err).__name__}: {err}") from err
     finally:
         shutil.rmtree(folder, ignore_errors=True)

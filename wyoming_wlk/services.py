@@ -69,7 +69,9 @@ class Services:
             yield context
         finally:
             if client_id is not None:
-                self._contexts.give_back(client_id, context)
+                # its audio is answered; what lives on is the text
+                left = DecoderContext(options, previous_text=context.previous_text)
+                self._contexts.give_back(client_id, left)
 
     async def session(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ _BACKLOG_SECONDS = 4.0
 """Undecoded audio in the utterance; beyond it the inbox is left alone, so that speech events stay near the text."""
 
 _GULP_SECONDS = 0.5
-"""Waiting audio is taken in pieces of at most this length."""
+"""Waiting chunks are taken together up to about this length."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,17 @@ class Session:
     ) -> None:
         self._speech, self._utterance, self._emit = speech, utterance, emit
         self._stream, self._detector = VadStream(speech.vad), SpeechDetector(vad_settings)
-        self._inbox: list[np.ndarray] = []
+        self._inbox: deque[np.ndarray] = deque()
         self._inbox_samples = 0
-        self._stopping = False
+        self._stopping = self._ended = False
         self._arrived, self._taken = asyncio.Event(), asyncio.Event()
 
     async def feed(self, audio: np.ndarray) -> None:
         """Takes audio (16 kHz mono float32); waits while the session is behind."""
-        while self._inbox_samples > _INBOX_SECONDS * SAMPLE_RATE and not self._utterance.finished:
+        while self._inbox_samples > _INBOX_SECONDS * SAMPLE_RATE and not self._ended:
             self._taken.clear()
             await self._taken.wait()
-        if len(audio):
+        if len(audio) and not self._ended:
             self._inbox.append(audio)
             self._inbox_samples += len(audio)
             self._arrived.set()
@@ -79,7 +80,7 @@ class Session:
             while not self._utterance.finished:
                 if (wanted := self._utterance.next_request()) is not None:
                     request, step = wanted, asyncio.create_task(self._speech.engine.step(wanted))
-                hungry = self._utterance.backlog < _BACKLOG_SECONDS
+                hungry = step is None or self._utterance.backlog < _BACKLOG_SECONDS
                 if hungry and arrival is None:
                     arrival = asyncio.create_task(self._arrived.wait())
                 tasks = [task for task in (arrival if hungry else None, step) if task is not None]
@@ -96,6 +97,7 @@ class Session:
                 for event in self._utterance.events():
                     await self._emit(event)
         finally:
+            self._ended = True
             self._taken.set()
             if request is not None:
                 request.cancelled = True
@@ -107,10 +109,11 @@ class Session:
         """Moves waiting audio into the utterance, through voice activity detection."""
         self._arrived.clear()
         if self._inbox:
-            audio = np.concatenate(self._inbox)
-            limit = int(_GULP_SECONDS * SAMPLE_RATE)
-            gulp, rest = audio[:limit], audio[limit:]
-            self._inbox, self._inbox_samples = ([rest] if len(rest) else []), len(rest)
+            pieces = [self._inbox.popleft()]
+            while self._inbox and sum(map(len, pieces)) < _GULP_SECONDS * SAMPLE_RATE:
+                pieces.append(self._inbox.popleft())
+            gulp = np.concatenate(pieces)
+            self._inbox_samples -= len(gulp)
             self._taken.set()
             loop = asyncio.get_running_loop()
             probabilities = await loop.run_in_executor(self._speech.executor, self._stream.probabilities, gulp)

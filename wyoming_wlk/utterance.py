@@ -250,10 +250,12 @@ class Utterance:
 
     def _close_segment(self, final: StepResult) -> None:
         """Takes a final over as the segment's text; the next window begins where its audio ended."""
-        self._update(self.timeline.close(final.words), ())
+        # A final that hears no speech where words were committed is wrong about one of the two: text is not taken back.
+        words = final.words or tuple(self.timeline.open_words)
+        self._update(self.timeline.close(words), ())
         if final.language:
             self.context.language = final.language
-        self.context.restart(self.context.end, _text(final.words))
+        self.context.restart(self.context.end, _text(words))
 
     def _update(self, committed: Sequence[Word], tentative: Sequence[Word]) -> None:
         changed = bool(committed) or tuple(tentative) != self.timeline.tentative

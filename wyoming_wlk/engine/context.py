@@ -113,11 +113,10 @@ class ContextStore:
         self._live.add(client_id)
         return self._away.pop(client_id, (0.0, None))[1]
 
-    def give_back(self, client_id: str, context: DecoderContext | None) -> None:
-        """Ends the use that `checkout` began; `context` None forgets the client."""
+    def give_back(self, client_id: str, context: DecoderContext) -> None:
+        """Ends the use that `checkout` began."""
         self._live.discard(client_id)
-        if context is not None:
-            self._away[client_id] = (self._clock(), context)
+        self._away[client_id] = (self._clock(), context)
         self._expire()
 
     def __len__(self) -> int:

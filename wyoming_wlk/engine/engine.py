@@ -7,6 +7,7 @@ alone gets the error.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
@@ -45,6 +46,7 @@ class DecodingSettings:
 
 
 _IDLE_SECONDS = 2.0
+_STOP_SECONDS = 2.0
 
 
 class StepDropped(Exception):
@@ -72,6 +74,9 @@ class Engine:
         self._replies: dict[Row, _Reply] = {}
         self._arrivals = 0
         self._thread = threading.current_thread()
+        self._ending = threading.Lock()
+        self._ended: Exception | None = None
+        """Why there are no more steps; set under the lock, so that nobody is put into an inbox that nobody reads."""
 
     @classmethod
     def start(cls, load: Callable[[], Runner], settings: DecodingSettings) -> Engine:
@@ -113,11 +118,6 @@ class Engine:
     def max_window_seconds(self) -> float:
         return MAX_WINDOW_SECONDS
 
-    @property
-    def waiting(self) -> int:
-        """Requests that want the model and do not have it yet."""
-        return self._inbox.qsize() + self._scheduler.waiting
-
     def check(self, options: ClientOptions) -> None:
         """Raises `RequestError` for options that this model cannot serve."""
         if options.language != "auto" and options.language not in self.languages:
@@ -131,22 +131,41 @@ class Engine:
         Raises `StepDropped` then, and `StepFailed` where the model fails.
         """
         future: asyncio.Future[StepResult] = asyncio.get_running_loop().create_future()
-        self._inbox.put((request, _Reply(future)))
+        with self._ending:
+            if self._ended is not None:
+                raise self._ended
+            self._inbox.put((request, _Reply(future)))
         return await future
 
     def stop(self) -> None:
-        """Ends the thread; steps in flight are dropped. Blocking, at most one pass of the model."""
+        """Ends the thread; steps in flight are dropped. Blocking, for one pass of the model and not for ever."""
         self._inbox.put(None)
-        self._thread.join()
+        self._thread.join(timeout=_STOP_SECONDS)
 
     # --- the engine's thread ------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while self._receive():
-            self._drop_cancelled()
-            self._turn()
-        for row in list(self._replies):
-            self._finish(row, StepDropped())
+        error: Exception = StepDropped()
+        try:
+            while self._receive():
+                self._drop_cancelled()
+                self._turn()
+        except Exception:
+            _LOG.critical("the engine has failed and takes no more requests", exc_info=True)
+            error = StepFailed("the speech model has stopped working; the server must be restarted")
+        with self._ending:
+            self._ended = error
+        for reply in [*self._replies.values(), *self._unread()]:
+            reply.resolve(error)
+
+    def _unread(self) -> list[_Reply]:
+        """Who still waits in the inbox."""
+        found = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if (item := self._inbox.get_nowait()) is not None:
+                    found.append(item[1])
+        return found
 
     def _receive(self) -> bool:
         """Takes new requests in, waiting for one where there is nothing else to do. False at the end."""

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from wyoming_wlk.engine.cache import ParkedRow
 
 _MAX_NEW_TOKENS = 224
+_SPOKEN_FRAMES = 3
+"""Attention moves on by at least so many frames (60 ms) for each token that was really spoken."""
+
 _TOKENS_PER_SECOND = 15
 """Faster than anybody speaks, in any language: what exceeds it is a loop."""
 
@@ -59,6 +62,8 @@ class Row:
     """Encoder frames of real audio."""
     language: str = ""
     prefix: list[int] = field(default_factory=list)
+    prompt_length: int = 0
+    """Tokens of the prefix before start-of-transcript."""
     slots: list[int] = field(default_factory=list)
     beams: list[Beam] = field(default_factory=list)
     parked: dict[int, ParkedRow] = field(default_factory=dict)
@@ -100,10 +105,19 @@ class Row:
         return max(self.finished, key=lambda beam: beam.average_logprob)
 
 
-def repeated_tail(tokens: Sequence[int], strict: bool) -> int:
-    """How many tokens at the end only repeat what stands right before them, 0 where nothing is wrong.
+@dataclass(frozen=True)
+class Repeat:
+    """The last `span` tokens stood before, `distance` tokens earlier; without the loop there are `drop` tokens less."""
 
-    A phrase three times over is a loop (single tokens may repeat more often: "no, no, no, no"). `strict` also takes
+    drop: int
+    span: int
+    distance: int
+
+
+def repeated_tail(tokens: Sequence[int], strict: bool) -> Repeat | None:
+    """Whether the end only repeats what stands before it.
+
+    A phrase three times over may be a loop (single tokens may repeat more often: "no, no, no, no"). `strict` also takes
     any four tokens that stood earlier: on audio that is cut off in a word that is the usual way to go wrong.
     """
     count = len(tokens)
@@ -112,12 +126,26 @@ def repeated_tail(tokens: Sequence[int], strict: bool) -> int:
         if count >= times * period and all(
             tokens[count - 1 - i] == tokens[count - 1 - i - period] for i in range((times - 1) * period)
         ):
-            return (times - 1) * period
+            return Repeat((times - 1) * period, period, period)
     if strict and count >= 8:
         tail = list(tokens[-4:])
-        if any(list(tokens[i : i + 4]) == tail for i in range(count - 7)):
-            return 4
-    return 0
+        for start in range(count - 8, -1, -1):
+            if list(tokens[start : start + 4]) == tail:
+                return Repeat(4, 4, count - 4 - start)
+    return None
+
+
+def was_spoken(repeat: Repeat, frames: Sequence[int], attended: int) -> bool:
+    """Whether a repeat is the speaker's and not a loop: attention has moved on since the first time.
+
+    `frames`: what each token of the hypothesis attends to; what stands before it was committed, up to `attended`.
+    """
+    now = frames[len(frames) - min(repeat.span, len(frames)) :]
+    begin = len(frames) - repeat.span - repeat.distance
+    if begin < 0:
+        return sum(now) / len(now) > attended
+    before = frames[begin : begin + repeat.span]
+    return sum(now) / len(now) - sum(before) / len(before) >= _SPOKEN_FRAMES * repeat.span
 
 
 def compression_ratio(text: str) -> float:

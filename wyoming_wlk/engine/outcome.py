@@ -49,7 +49,7 @@ class Interpreter:
         """The step's result; a partial's commitment is written into the context."""
         context = row.request.context
         end = context.end / SAMPLE_RATE
-        if self._is_silence(row) or (row.final and self._repeats(row.best)):
+        if self._is_silence(row):
             context.tentative = []
             return StepResult(row.request.kind, (), (), None, end)
         if row.final:
@@ -84,7 +84,7 @@ class Interpreter:
 
     def _is_silence(self, row: Row) -> bool:
         """No words out of noise: the model doubts that there is speech and is unsure of what it wrote."""
-        if not row.best.tokens:
+        if not row.best.tokens or not row.frames:
             return True
         return row.no_speech > self._quality.max_no_speech and row.best.average_logprob < self._quality.min_logprob
 

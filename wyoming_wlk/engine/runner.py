@@ -19,7 +19,7 @@ from torch import Tensor
 from wyoming_wlk.engine.cache import KVCache
 from wyoming_wlk.engine.checkpoint import Checkpoint
 from wyoming_wlk.engine.context import DecoderContext
-from wyoming_wlk.engine.hypothesis import Beam, Row, repeated_tail
+from wyoming_wlk.engine.hypothesis import Beam, Row, repeated_tail, was_spoken
 from wyoming_wlk.engine.mel import HOP, SAMPLE_RATE, MelFrontend, MelWindow, normalize
 from wyoming_wlk.engine.model import DecoderInput, DecoderOutput, Precision, Whisper
 from wyoming_wlk.engine.tokenizer import Tokenizer
@@ -119,7 +119,7 @@ class Runner:
         outputs = self._decode(rows, [row.prefix + draft for row, draft in zip(rows, drafts, strict=True)])
         # The position of start-of-transcript tells of speech at all; those from the prefix's last on predict text.
         hidden = [
-            torch.cat([output.hidden[row.prefix.index(self.tokenizer.sot)][None], output.hidden[len(row.prefix) - 1 :]])
+            torch.cat([output.hidden[row.prompt_length][None], output.hidden[len(row.prefix) - 1 :]])
             for row, output in zip(rows, outputs, strict=True)
         ]
         logits = torch.split(self._model.decoder.logits(torch.cat(hidden)), [len(part) for part in hidden])
@@ -191,6 +191,7 @@ class Runner:
         context, options = row.request.context, row.request.context.options
         prompt = self._prompt(options.prompt, context.previous_text)
         start = self.tokenizer.start_sequence(row.language, options.task)
+        row.prompt_length = len(prompt)
         return prompt + start + row.committed
 
     def _prompt(self, static: str, previous: str) -> list[int]:
@@ -239,12 +240,22 @@ class Runner:
         beams = self._grow(row, grown, attention)
         row.beams = []
         for beam in beams:
-            repeated = repeated_tail([*row.committed, *beam.tokens], strict=not row.final)
             full = len(beam.tokens) >= row.token_limit or len(row.prefix) + len(beam.tokens) >= self._context_limit
-            if repeated or full:
-                row.finished.append(beam.shortened(repeated))
+            looped = self._looped(row, beam)
+            if looped or full:
+                row.finished.append(beam.shortened(looped))
             else:
                 row.beams.append(beam)
+
+    def _looped(self, row: Row, beam: Beam) -> int:
+        """How many tokens at the end of a hypothesis are a loop of the model's."""
+        repeat = repeated_tail([*row.committed, *beam.tokens], strict=not row.final)
+        if repeat is None:
+            return 0
+        frames = [int(weights.mean(dim=0).argmax()) for weights in beam.attention]
+        if was_spoken(repeat, frames, row.request.context.attended):
+            return 0
+        return min(repeat.drop, len(beam.tokens))
 
     def _candidates(self, row: Row, logits: Tensor) -> list[tuple[int, int, float]]:
         """(beam, token, log-probability of the token), best first; at a temperature, one sample."""

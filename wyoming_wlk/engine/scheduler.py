@@ -29,8 +29,8 @@ class Plan:
 class Scheduler:
     """Keeps the rows that want the model and shares `slots` among them.
 
-    `turn_tokens`: how many passes a row may run while others of its urgency wait. `start_seconds`: once so much audio is
-    to be encoded, no further row starts before the next pass, which bounds how long newcomers hold up the others.
+    `turn_tokens`: how many passes a row may run while others of its urgency wait. `start_seconds`: once so much audio
+    is to be encoded, no further row starts before the next pass, which bounds how long newcomers hold up the others.
     """
 
     def __init__(self, slots: int, turn_tokens: int, start_seconds: float) -> None:
@@ -77,13 +77,13 @@ class Scheduler:
         return plan
 
     def _choose(self, rushed: bool) -> list[Row]:
-        """The most urgent rows that fit into the slots. Only what fits is skipped: a wide row never starves, because
-        nothing less urgent may take the slots it waits for."""
+        """The most urgent rows that fit into the slots. A wide row never starves: it is asked first at every pass, and
+        what is less urgent makes room again."""
         free, budget = self._slots, self._start_seconds
         chosen: list[Row] = []
         for row in sorted(self.everyone(), key=self._urgency):
             if row.width > free:
-                break
+                continue
             if rushed and not row.final and row not in self.running:
                 continue
             if row in self._waiting:

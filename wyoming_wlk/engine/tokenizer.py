@@ -35,6 +35,7 @@ class Tokenizer:
             self._hub = _HubTokenizer.from_str(_repair(file.read_text("utf-8")))
         except Exception as err:  # the library raises bare Exception
             raise ModelError(f"cannot read tokenizer {file}: {err}") from err
+        self._hub.encode_special_tokens = True  # "<|endoftext|>" in somebody's prompt is text like any other
         self.multilingual = n_vocab > _ENGLISH_VOCABULARY
         self.eot = 50257 if self.multilingual else 50256
         if self._hub.token_to_id("<|endoftext|>") != self.eot:

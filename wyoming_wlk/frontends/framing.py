@@ -7,6 +7,7 @@ the inline data, then payload_length raw bytes.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from wyoming.event import Event
@@ -33,13 +34,11 @@ class FrameReader:
         """Whether a frame has begun and is not complete."""
         return bool(self._buffer) or self._header is not None
 
-    def feed(self, data: bytes) -> list[Event]:
-        """The events that `data` completes. Raises `ProtocolError` for a bad frame."""
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """The events that `data` completes, one by one; those before a bad frame are out before `ProtocolError` is."""
         self._buffer += data
-        events: list[Event] = []
         while (event := self._next()) is not None:
-            events.append(event)
-        return events
+            yield event
 
     def _next(self) -> Event | None:
         if self._header is None and not self._read_header():

@@ -7,7 +7,6 @@ import ipaddress
 import logging
 import sys
 from collections import Counter
-from pathlib import Path
 
 from wyoming_wlk.errors import BusyError, ConfigError, RequestError, WlkError
 from wyoming_wlk.frontends.wyoming import WyomingConnection
@@ -37,7 +36,6 @@ class Listeners:
                 await self._open_stdio()
                 return [uri]
             if scheme == "unix":
-                Path(rest).unlink(missing_ok=True)
                 self._servers.append(await asyncio.start_unix_server(self._accept, rest))
                 return [uri]
             host, _, port = rest.rpartition(":")
@@ -124,9 +122,15 @@ class Listeners:
     async def _open_stdio(self) -> None:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-        transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, sys.stdout)
-        writer = asyncio.StreamWriter(transport, protocol, None, loop)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        try:
+            await loop.connect_read_pipe(lambda: protocol, sys.stdin)
+            # of its own, because one that both pipes share would take the end of stdin for that of stdout
+            flow = asyncio.StreamReaderProtocol(asyncio.StreamReader())
+            transport, _ = await loop.connect_write_pipe(lambda: flow, sys.stdout)
+        except ValueError as err:  # asyncio takes pipes, sockets and terminals
+            raise ConfigError("stdio:// needs pipes, not files, as stdin and stdout") from err
+        writer = asyncio.StreamWriter(transport, flow, None, loop)
         task = self._register(WyomingConnection(self._services, reader, writer, "wyoming-stdio"), "local")
         task.add_done_callback(lambda _: self.stdio_closed.set())
 

@@ -33,6 +33,10 @@ from wyoming_wlk.utterance import Event, Finished, SpeechStarted, SpeechStopped,
 _LOG = logging.getLogger(__name__)
 _READ_BYTES = 64 * 1024
 _MAX_CLIENT_ID = 200
+_MAX_NAME = 100
+_MAX_PROMPT = 1000
+"""Characters of a client's prompt; the model's context holds little more, and every step reads it."""
+
 _SENSITIVITY_SECONDS = {"default": 0.7, "relaxed": 1.25, "aggressive": 0.25}
 """Home Assistant's names for the silence that ends a command."""
 
@@ -76,6 +80,7 @@ class WyomingConnection:
         self._frames = FrameReader()
         self._request: Transcribe | None = None
         self._turn: _Turn | None = None
+        self._frame_began = 0.0
         self._sending = asyncio.Lock()
 
     @property
@@ -90,17 +95,26 @@ class WyomingConnection:
         except WlkError as err:
             _LOG.warning("%s: %s", self.client, err)
             await self._refuse(err)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            _LOG.info("%s: connection lost", self.client)
+        except OSError as err:
+            _LOG.info("%s: connection lost: %s", self.client, err.strerror or type(err).__name__)
         except Exception:
             _LOG.exception("%s: internal error", self.client)
             await self._refuse(WlkError("internal error"))
         finally:
             if self._turn is not None:
                 await self._turn.abandon()
-            self._writer.close()
-            with contextlib.suppress(ConnectionError, TimeoutError):
-                await asyncio.wait_for(self._writer.wait_closed(), 1)
+            await self._close()
+
+    async def _close(self) -> None:
+        """Lets what was written go out for a moment, then closes whatever the client does."""
+        self._writer.close()
+        try:
+            async with asyncio.timeout(1):
+                await self._writer.wait_closed()
+        except TimeoutError:
+            self._writer.transport.abort()
+        except OSError:
+            pass  # it was lost already
 
     def finish(self) -> None:
         """The server is stopping: a running utterance ends with what was heard so far."""
@@ -109,19 +123,20 @@ class WyomingConnection:
 
     async def refuse(self, error: WlkError) -> None:
         """For a client that may not stay: still answers one `describe`, then says why."""
-        with contextlib.suppress(WlkError, ConnectionError, TimeoutError):
-            message = await self._first_message()
+        with contextlib.suppress(WlkError, OSError):
+            async with asyncio.timeout(1):
+                message = await self._first_message()
             if message is not None and Describe.is_type(message.type):
                 await self.send(describe(self._services).event())
         await self._refuse(error)
-        self._writer.close()
+        await self._close()
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def _first_message(self) -> Message | None:
-        while data := await asyncio.wait_for(self._reader.read(_READ_BYTES), 1):
-            if messages := self._frames.feed(data):
-                return messages[0]
+        while data := await self._reader.read(_READ_BYTES):
+            for message in self._frames.feed(data):
+                return message
         return None
 
     async def _converse(self) -> None:
@@ -134,8 +149,11 @@ class WyomingConnection:
                 read.cancel()
             if not (data := read.result()):
                 break
+            if not self._frames.mid_frame:
+                self._frame_began = asyncio.get_running_loop().time()
             for message in self._frames.feed(data):
                 await self._handle(message)
+                self._frame_began = asyncio.get_running_loop().time()
         if self._frames.mid_frame:
             _LOG.info("%s: left in the middle of a message", self.client)
         if self._turn is not None and self._turn.stopping:
@@ -143,10 +161,13 @@ class WyomingConnection:
 
     async def _arrival(self, read: asyncio.Task[bytes]) -> None:
         """Waits for data. Raises what ends the running turn, and `ClientTimeoutError` where the client is too slow."""
-        limit = self._limits.frame_timeout if self._frames.mid_frame else self._limits.idle_timeout
+        began = self._frame_began if self._frames.mid_frame else asyncio.get_running_loop().time()
+        speaking = self._turn is not None and not self._turn.stopping
+        hurry = self._frames.mid_frame or speaking
+        limit = self._limits.frame_timeout if hurry else self._limits.idle_timeout
         waiting: set[asyncio.Task[Any]] = {read} if self._turn is None else {read, self._turn.task}
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout_at(began + limit):
                 while not read.done():
                     done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                     for task in done - {read}:
@@ -178,7 +199,7 @@ class WyomingConnection:
     async def _on_select_program(self, message: Message) -> None:
         name = _field(message, "name", str)
         if name != PROGRAM:
-            raise RequestError(f"there is no program {name!r}")
+            raise RequestError(f"there is no program {name[:_MAX_NAME]!r}")
 
     async def _on_transcribe(self, message: Message) -> None:
         self._request = Transcribe(
@@ -190,7 +211,8 @@ class WyomingConnection:
             transcript_terms=_strings(message, "transcript_terms"),
         )
         if self._request.name not in (None, "", PROGRAM, self._services.model.name):
-            raise RequestError(f"there is no model {self._request.name!r}; this is {self._services.model.name}")
+            asked = self._request.name[:_MAX_NAME]
+            raise RequestError(f"there is no model {asked!r}; this is {self._services.model.name}")
 
     async def _on_audio_start(self, message: Message) -> None:
         if self._turn is not None:
@@ -225,7 +247,7 @@ class WyomingConnection:
                 raise ClientTimeoutError("the client does not read its answers") from err
 
     async def _refuse(self, error: WlkError) -> None:
-        with contextlib.suppress(WlkError, ConnectionError):
+        with contextlib.suppress(WlkError, OSError):
             await self.send(Error(text=str(error), code=error.code).event())
 
 
@@ -254,12 +276,13 @@ class _Turn:
         if form != self._format:
             await self.flush()
             self._decoder, self._format = PcmDecoder(*form), form
-        samples = self._decoder.decode(data)
-        self._seconds_left -= len(data) / (form[0] * form[1] * form[2])
+        second = form[0] * form[1] * form[2]
+        self._seconds_left -= len(data) / second
         if self._seconds_left < 0:
             raise AudioError(f"the utterance is longer than {self._services.config.limits.max_utterance:g} seconds")
-        if (session := await self._ready()) is not None:
-            await session.feed(samples)
+        for start in range(0, len(data), second):  # a megabyte may be minutes of audio: not all at once
+            if (session := await self._ready()) is not None:
+                await session.feed(self._decoder.decode(data[start : start + second]))
 
     async def flush(self) -> None:
         """Feeds what the resampler holds."""
@@ -305,7 +328,8 @@ class _Turn:
             options = replace(options, language=normalize_language(request.language))
         terms = [*(request.transcript_names or []), *(request.transcript_terms or [])]
         if terms:
-            options = replace(options, prompt=f"{options.prompt} {', '.join(terms)}.".strip())
+            spoken = f"{options.prompt} {', '.join(terms)}".strip()
+            options = replace(options, prompt=spoken[:_MAX_PROMPT] + ".")
         return options
 
     def _endpoint(self) -> float | None:
@@ -314,7 +338,7 @@ class _Turn:
             return endpoint
         sensitivity = str(self._request.vad_sensitivity)
         if sensitivity not in _SENSITIVITY_SECONDS:
-            raise RequestError(f"unknown vad_sensitivity {sensitivity!r}")
+            raise RequestError(f"unknown vad_sensitivity {sensitivity[:_MAX_NAME]!r}")
         return _SENSITIVITY_SECONDS[sensitivity]
 
     async def _on_event(self, event: Event) -> None:
