@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -83,7 +85,7 @@ class Figures:
 
 
 async def measure(launch: Launch, job: Job) -> Figures:
-    """All parts on one running server."""
+    """All parts on one running server. Raises RuntimeError where it does not start, or ends before it should."""
     figures = Figures(launch.name)
     progress(f"starting {launch.name}")
     with Server(launch) as server:
@@ -106,6 +108,7 @@ async def measure(launch: Launch, job: Job) -> Figures:
             peak = server.peak_memory_mb
             await asyncio.sleep(_SETTLE_SECONDS)
             figures.memory = Memory(loaded, connection, peak, server.memory_mb)
+        server.check()
         figures.disturbance = (server.foreign_seconds - foreign) / (time.perf_counter() - began)
     return figures
 
@@ -155,7 +158,7 @@ def print_alone(results: Sequence[Figures], tentative: Sequence[Answer], job: Jo
 def _alone_row(name: str, quiet: float, answers: Sequence[Answer]) -> list[str]:
     final = [answer.final for answer in answers if answer.final is not None]
     row = [name, f"{quiet:g}", _first_words(answers, 50), percentile(final, 50), percentile(final, 95)]
-    return [*row, *_error_rates(answers), str(sum(bool(answer.error) for answer in answers))]
+    return [*row, *_error_rates(answers), _failures(answers)]
 
 
 def print_offline(peers: Peers, clips: Sequence[Clip]) -> None:
@@ -176,7 +179,7 @@ def print_crowd(results: Sequence[Figures], job: Job) -> None:
         final = [answer.final for answer in answers if answer.final is not None]
         row = [figures.name, str(len(answers)), _first_words(answers, 50), _first_words(answers, 95)]
         row += [percentile(final, 50), percentile(final, 95), *_error_rates(answers)]
-        row += [str(sum(bool(answer.error) for answer in answers)), str(sum(_lost(answer) for answer in answers))]
+        row += [_failures(answers), str(sum(_lost(answer) for answer in answers))]
         row += [f"{figures.crowd.cpu_seconds:.0f} of {figures.crowd.seconds:.0f}", f"{figures.memory.peak:.0f}"]
         rows.append(row)
     header = ["", "clips", "first words p50 [s]", "p95", "final p50 [s]", "p95", "WER", "WER of chunks", "failed"]
@@ -190,8 +193,8 @@ def print_noise(results: Sequence[Figures]) -> None:
         heard = [answer for answer in figures.noise if any(map(str.isalnum, answer.transcript + answer.chunks))]
         texts = ", ".join(f"{answer.clip.path.stem}: {answer.transcript.strip()!r:.60}" for answer in heard)
         if figures.noise:
-            rows.append([figures.name, f"{len(heard)} of {len(figures.noise)}", texts or "–"])
-    print_table("Noise, music and silence", ["", "clips with words", "heard"], rows)
+            rows.append([figures.name, f"{len(heard)} of {len(figures.noise)}", _failures(figures.noise), texts or "–"])
+    print_table("Noise, music and silence", ["", "clips with words", "failed", "heard"], rows)
 
 
 def print_memory(results: Sequence[Figures], job: Job) -> None:
@@ -229,6 +232,10 @@ def _error_rates(answers: Sequence[Answer]) -> list[str]:
     return [*rates, percentage(word_error_rate(said, [a.chunks for a in answers])) if streamed else "–"]
 
 
+def _failures(answers: Sequence[Answer]) -> str:
+    return str(sum(bool(answer.error) for answer in answers))
+
+
 def _lost(answer: Answer) -> bool:
     """Answered, but not with a single word of what was said."""
     return not answer.error and bool(normalize(answer.clip.text)) and not normalize(answer.transcript)
@@ -239,6 +246,7 @@ def _lost(answer: Answer) -> bool:
 
 def main() -> None:
     arguments = _parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # takes the server down with it
     short = load_clips(arguments.audio, "short", "en", arguments.limit)
     noise = load_clips(arguments.audio, "noise", limit=arguments.limit)
     if not short:
@@ -254,7 +262,7 @@ def main() -> None:
     for launch in launches:
         try:
             results.append(asyncio.run(measure(launch, job)))
-        except RuntimeError as err:  # it does not start: the others are worth having all the same
+        except RuntimeError as err:  # the others are worth having all the same
             progress(str(err))
     if "alone" in job.parts:
         progress("wyoming-wlk in process")

@@ -45,7 +45,7 @@ class Server:
 
     def __enter__(self) -> Server:
         """Returns once the server is ready. Raises RuntimeError, with the end of its log, where it never is."""
-        self._log = tempfile.NamedTemporaryFile("r", prefix="server-", suffix=".log", errors="replace")  # noqa: SIM115
+        self._log = tempfile.NamedTemporaryFile(prefix="server-", suffix=".log")
         environment = os.environ | self.launch.environment
         with open(self._log.name, "wb") as log:
             self._process = subprocess.Popen(self.launch.command, stdout=log, stderr=log, env=environment)
@@ -90,6 +90,11 @@ class Server:
         with contextlib.suppress(OSError):  # not allowed everywhere: the peak is then that since the start
             Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")
 
+    def check(self) -> None:
+        """Raises RuntimeError, with the end of its log, where the server is not running any more."""
+        if self._process.poll() is not None:
+            raise RuntimeError(f"{self.launch.name} ended with {self._process.returncode}:\n{self._log_end()}")
+
     def _status(self, name: str) -> float:
         lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
         values = [int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")]
@@ -97,12 +102,18 @@ class Server:
 
     def _wait(self) -> None:
         limit = time.monotonic() + _START_SECONDS
-        while self.launch.ready not in Path(self._log.name).read_text(errors="replace"):
-            if self._process.poll() is not None or time.monotonic() > limit:
-                end = Path(self._log.name).read_text(errors="replace").splitlines()[-_LOG_LINES:]
-                raise RuntimeError("\n".join([f"{self.launch.name} does not start:", *end]))
+        while self.launch.ready not in self._log_text():
+            self.check()
+            if time.monotonic() > limit:
+                raise RuntimeError(f"{self.launch.name} does not start:\n{self._log_end()}")
             time.sleep(0.1)
         time.sleep(1)  # some say so a moment before they listen
+
+    def _log_text(self) -> str:
+        return Path(self._log.name).read_text(errors="replace")
+
+    def _log_end(self) -> str:
+        return "\n".join(self._log_text().splitlines()[-_LOG_LINES:])
 
     def _end(self) -> None:
         self._process.terminate()

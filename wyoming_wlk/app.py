@@ -170,7 +170,10 @@ async def _load(config: Config, device: str, services: Services, executor: Threa
         model = find_model(config, device)
         began = time.monotonic()
         vad = SileroVad(ModelStore(config.model.data_dir, config.model.offline).fetch(VAD) / "silero_vad.onnx")
-        on = DeviceSettings(device, config.model.compute_type, config.model.threads, config.model.slots)
+        # One core stays free: a pass waits for its slowest thread, and one that shares a core with another program
+        # makes every pass many times slower.
+        threads = config.model.threads or max(1, (os.cpu_count() or 1) - 1)
+        on = DeviceSettings(device, config.model.compute_type, threads, config.model.slots)
         how = DecodingSettings(
             beam_size=config.decoding.beam_size,
             temperatures=config.decoding.temperatures,

@@ -185,7 +185,7 @@ class ModelConfig:
         "auto", one_of("auto", "int8", "float32", "float16", "bfloat16"),
         "number type of the model: auto, int8 (CPU only), float32, float16 or bfloat16", "TYPE",
     )  # fmt: skip
-    threads: int = option(0, whole(0, 256), "CPU threads of the model; 0 takes one per core", "N")
+    threads: int = option(0, whole(0, 256), "CPU threads of the model; 0 takes all cores but one", "N")
     slots: int = option(16, whole(1, 4096), "utterances decoded at the same time; more wait their turn", "N")
     data_dir: Path = option(_DEFAULT_DATA, folder, "where models and state are kept", "FOLDER")
     offline: bool = option(
@@ -211,7 +211,7 @@ class DecodingConfig:
         25, whole(1, 500), "alignatt: frames of 20 ms that a final word keeps from the audio's end", "N"
     )
     step: float = option(0.4, decimal(0.1, 10), "seconds of new audio before words are looked for again", "SECONDS")
-    beam_size: int = option(5, whole(1, 16), "beams of the final pass over an utterance", "N")
+    beam_size: int = option(2, whole(1, 16), "beams of the final pass over an utterance", "N")
     temperatures: tuple[float, ...] = option(
         (0.0,), several(decimal(0, 1)), "temperatures of the final pass: the next is tried where the text is poor",
         "LIST",
