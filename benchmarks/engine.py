@@ -127,10 +127,15 @@ def _device(config: Config) -> str:
     return config.model.device if config.model.device != "auto" else "cuda" if cuda_memory_gb() else "cpu"
 
 
+def _threads(config: Config) -> int:
+    """As `serve` chooses: a core stays free for everything but the model."""
+    return config.model.threads or max(1, (os.cpu_count() or 1) - 1)
+
+
 def _load(config: Config) -> tuple[Engine, SileroVad]:
     device = _device(config)
     model = find_model(config, device)
-    on = DeviceSettings(device, config.model.compute_type, config.model.threads, config.model.slots)
+    on = DeviceSettings(device, config.model.compute_type, _threads(config), config.model.slots)
     decoding = config.decoding
     how = DecodingSettings(decoding.beam_size, decoding.temperatures, decoding.frame_threshold)
     vad = ModelStore(config.model.data_dir, config.model.offline).fetch(VAD) / "silero_vad.onnx"
@@ -145,8 +150,7 @@ def measure_kernels(options: Sequence[str]) -> Kernels:
     """The parts of the model one by one, on this thread."""
     config = our_config(options)
     name = _device(config)
-    if config.model.threads:
-        torch.set_num_threads(config.model.threads)
+    torch.set_num_threads(_threads(config))
     device = torch.device(name)
     checkpoint = load_checkpoint(find_model(config, name).folder)
     model = Whisper(checkpoint, Precision.choose(config.model.compute_type, device), device)

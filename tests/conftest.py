@@ -61,6 +61,8 @@ def store() -> ModelStore:
 
 @pytest.fixture(scope="session")
 def tiny_en(store: ModelStore) -> InstalledModel:
+    """The small English model; voice activity detection comes along, so that a server can start offline on both."""
+    store.fetch(VAD)
     return store.resolve("tiny.en")
 
 
