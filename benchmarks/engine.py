@@ -25,13 +25,14 @@ from benchmarks.clips import DEFAULT_AUDIO, Clip, load_clips, word_error_rate
 from benchmarks.report import percentage, percentile, print_machine, print_table, progress
 from benchmarks.servers import our_config
 from wyoming_wlk.app import find_model
+from wyoming_wlk.catalogue import VAD
 from wyoming_wlk.config import Config
 from wyoming_wlk.engine.cache import KVCache, ParkedRow
 from wyoming_wlk.engine.checkpoint import load_checkpoint
 from wyoming_wlk.engine.engine import DecodingSettings, Engine
 from wyoming_wlk.engine.model import DecoderInput, Precision, Whisper
 from wyoming_wlk.engine.runner import DeviceSettings, cuda_memory_gb
-from wyoming_wlk.models import VAD, ModelStore
+from wyoming_wlk.models import ModelStore
 from wyoming_wlk.services import ModelInfo, Services
 from wyoming_wlk.session import Speech
 from wyoming_wlk.utterance import Event, Finished, TextUpdate

@@ -19,7 +19,8 @@ from benchmarks.client import ask_asr, ask_wyoming
 from benchmarks.clips import Clip
 from benchmarks.report import progress
 from benchmarks.servers import MODEL, Launch, free_port
-from wyoming_wlk.models import CatalogueEntry, ModelStore, PackageFile
+from wyoming_wlk.catalogue import CatalogueEntry, PackageFile
+from wyoming_wlk.models import ModelStore
 
 DEFAULT_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wyoming-wlk" / "benchmarks"
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from wyoming_wlk.catalogue import VAD
 from wyoming_wlk.config import ModelConfig
 from wyoming_wlk.engine.engine import DecodingSettings, Engine
 from wyoming_wlk.engine.runner import DeviceSettings
-from wyoming_wlk.models import VAD, InstalledModel, ModelStore
+from wyoming_wlk.models import InstalledModel, ModelStore
 from wyoming_wlk.vad import SileroVad
 
 AUDIO = Path(__file__).parent / "audio"

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from wyoming_wlk.catalogue import CATALOGUE, VAD, CatalogueEntry, automatic_choices
 from wyoming_wlk.errors import ModelError
 from wyoming_wlk.languages import LANGUAGES
-from wyoming_wlk.models import CATALOGUE, VAD, CatalogueEntry, ModelStore, automatic_choices
+from wyoming_wlk.models import ModelStore
 
 
 @pytest.mark.parametrize("entry", [*CATALOGUE.values(), VAD], ids=lambda entry: entry.name)

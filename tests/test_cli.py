@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from wyoming_wlk import __version__
-from wyoming_wlk.models import CATALOGUE
+from wyoming_wlk.catalogue import CATALOGUE
 
 
 @pytest.fixture

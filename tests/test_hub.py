@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from wyoming_wlk.catalogue import CatalogueEntry
 from wyoming_wlk.errors import ModelError
-from wyoming_wlk.models import CatalogueEntry, ModelStore
+from wyoming_wlk.models import ModelStore
 
 COMMIT = "c" * 40
 FILES = {"config.json": b"{}", "tokenizer.json": b'{"added_tokens": []}', "model.bin": b"weights" * 1000}

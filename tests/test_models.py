@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from wyoming_wlk.catalogue import CATALOGUE, CatalogueEntry, PackageFile
 from wyoming_wlk.errors import ModelError
 from wyoming_wlk.languages import LANGUAGES
-from wyoming_wlk.models import CATALOGUE, CatalogueEntry, ModelStore, PackageFile
+from wyoming_wlk.models import ModelStore
 
 PARTS = [b"first part, ", b"second part, ", b"third part" * 1000]
 MODEL = b"".join(PARTS)

@@ -14,13 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar, cast
 
+from wyoming_wlk.catalogue import CATALOGUE, VAD, automatic_choices
 from wyoming_wlk.config import Config
 from wyoming_wlk.discovery import Announcer, service_name
 from wyoming_wlk.engine.engine import DecodingSettings, Engine
 from wyoming_wlk.engine.runner import DeviceSettings, cuda_memory_gb
 from wyoming_wlk.errors import ModelError, WlkError
 from wyoming_wlk.frontends.listeners import Listeners
-from wyoming_wlk.models import CATALOGUE, VAD, InstalledModel, ModelStore, automatic_choices
+from wyoming_wlk.models import InstalledModel, ModelStore
 from wyoming_wlk.services import ModelInfo, Services
 from wyoming_wlk.session import Speech
 from wyoming_wlk.vad import SileroVad

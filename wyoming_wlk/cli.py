@@ -9,8 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from wyoming_wlk import __version__, config, logs
+from wyoming_wlk.catalogue import CATALOGUE
 from wyoming_wlk.errors import ConfigError, WlkError
-from wyoming_wlk.models import CATALOGUE, ModelStore
+from wyoming_wlk.models import ModelStore
 
 USAGE_ERROR, FAILURE = 2, 1
 

