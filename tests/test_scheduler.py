@@ -86,10 +86,21 @@ def test_finals_are_rushed_but_nobody_starves() -> None:
     made = scheduler(row("final", FINAL), row("partial"), slots=4)
     made.plan()
     made.add(row("newcomer"))
-    passes = [names(made.plan().advance) for _ in range(16)]
+    passes = [names(made.plan().advance) for _ in range(64)]
     assert sum("partial" in each for each in passes) == 2
     assert sum("newcomer" in each for each in passes) >= 1
     assert all("final" in each for each in passes)
+
+
+def test_a_final_that_is_awaited_goes_before_one_that_may_be_needed() -> None:
+    """Somebody waits for the first; the second is decoded in a pause and may yet be thrown away."""
+    pause, stop = row("pause", FINAL), row("stop", FINAL, deadline=5)
+    stop.request.awaited = True
+    made = scheduler(pause, stop, slots=4)
+    made.plan()
+    assert names(made.plan().advance) == ["stop"]
+    pause.request.awaited = True
+    assert sorted(names(made.plan().advance)) == ["pause", "stop"]
 
 
 def test_a_thousand_rows_all_get_their_turn() -> None:

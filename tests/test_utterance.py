@@ -14,13 +14,17 @@ PARTIAL, FINAL = StepKind.PARTIAL, StepKind.FINAL
 
 
 class Talk:
-    """Drives an utterance; every half second of speech is the word of its number."""
+    """Drives an utterance; every half second of speech is the word of its number.
 
-    def __init__(self, **settings: float) -> None:
+    With `trim_sentences` every tenth word ends a sentence.
+    """
+
+    def __init__(self, **settings: float | bool) -> None:
         self.context = DecoderContext(ClientOptions())
         self.utterance = Utterance(self.context, UtteranceSettings(**({"max_window": 29.0} | settings)), "test")
         self.clock = 0.0
-        self.spoken: list[Word] = []
+        self.sentences = bool(settings.get("trim_sentences"))
+        self.windows: list[float] = []
         self.requests: list[StepRequest] = []
         self.events: list[object] = []
 
@@ -48,6 +52,7 @@ class Talk:
     def answer(self) -> None:
         while (request := self.utterance.next_request()) is not None:
             self.requests.append(request)
+            self.windows.append(request.seconds)
             self.utterance.apply(self.result(request))
         self.events += self.utterance.events()
 
@@ -55,7 +60,7 @@ class Talk:
         context = request.context
         start, end = context.offset / SAMPLE_RATE, context.end / SAMPLE_RATE
         words = tuple(
-            Word(i / 2, i / 2 + 0.4, f" w{i}", 0.9, (i,))
+            Word(i / 2, i / 2 + 0.4, f" w{i}" + "." * (self.sentences and i % 10 == 9), 0.9, (i,))
             for i in range(int(np.ceil(start * 2)), int(end * 2))
             if i / 2 + 0.4 <= end
         )
@@ -169,7 +174,7 @@ def test_one_step_at_a_time_and_not_before_there_is_something_new() -> None:
     talk.begin()
     for _ in range(1000):
         talk.hear(0.01)
-    assert 15 <= len(talk.requests) <= 20
+    assert 18 <= len(talk.requests) <= 22
     assert set(talk.kinds()) == {PARTIAL}
 
 
@@ -210,6 +215,47 @@ def test_an_hour_without_a_pause_loses_nothing() -> None:
     assert talk.committed.split() == expected
     assert max(request.seconds for request in talk.requests) <= 29.0
     assert len(talk.context.previous_text) <= 1200
+
+
+def test_long_windows_are_trimmed_behind_sentences() -> None:
+    """Where it is asked for, a long window ends behind a committed sentence, and needs no full pass for it."""
+    talk = Talk(trim_sentences=True, long_segment=8.0)
+    talk.begin()
+    talk.speak(120.0)
+    assert FINAL not in talk.kinds()
+    assert max(request.seconds for request in talk.requests) < 14.0
+    assert talk.context.previous_text.split()[-1].endswith("9.")
+    talk.stop()
+    expected = [f"w{i}" + "." * (i % 10 == 9) for i in range(240)]
+    assert talk.finished.text.split() == expected
+    assert talk.committed.split() == expected
+
+
+def test_the_first_words_are_looked_for_early() -> None:
+    """In the first second the steps are short, later they have the length that was asked for."""
+    talk = Talk(step=0.6, pre_roll=0.4)
+    talk.hear(2.0)
+    talk.begin()
+    talk.speak(6.0)
+    steps = np.diff(talk.windows)
+    early = [step for step, window in zip(steps, talk.windows, strict=False) if window < 1.3]
+    late = [step for step, window in zip(steps, talk.windows, strict=False) if window >= 1.3]
+    assert early and max(early) < 0.45
+    assert late and min(late) > 0.55
+
+
+def test_a_step_becomes_awaited_when_the_client_stops() -> None:
+    """The scheduler sees for which answers somebody waits, also in the middle of a step."""
+    talk = Talk()
+    talk.begin()
+    talk.speak(2.0)
+    talk.hear(0.5, SpeechEnd(round(2.1 * SAMPLE_RATE)), answer=False)
+    final = talk.utterance.next_request()
+    assert final is not None and final.kind is FINAL and not final.awaited
+    talk.utterance.stop()
+    assert final.awaited
+    talk.utterance.apply(talk.result(final))
+    assert talk.utterance.finished
 
 
 def test_audio_that_comes_faster_than_it_is_decoded_is_not_lost() -> None:

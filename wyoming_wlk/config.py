@@ -210,6 +210,11 @@ class DecodingConfig:
     frame_threshold: int = option(
         25, whole(1, 500), "alignatt: frames of 20 ms that a final word keeps from the audio's end", "N"
     )
+    trim: str = option(
+        "segment", one_of("segment", "sentence"),
+        "where the window of a long speech is cut: segment, at pauses; sentence, also behind a committed sentence",
+        "WHERE",
+    )  # fmt: skip
     step: float = option(0.4, decimal(0.1, 10), "seconds of new audio before words are looked for again", "SECONDS")
     beam_size: int = option(2, whole(1, 16), "beams of the final pass over an utterance", "N")
     temperatures: tuple[float, ...] = option(

@@ -89,6 +89,7 @@ class Services:
             step=decoding.step,
             pre_roll=voice.pre_roll,
             short_close_pause=voice.pause,
+            trim_sentences=decoding.trim == "sentence",
             endpoint=endpoint,
             no_speech=voice.no_speech,
         )

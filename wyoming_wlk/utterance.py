@@ -24,6 +24,9 @@ from wyoming_wlk.vad import SpeechEnd, SpeechEvent, SpeechStart
 _CROWDED_TOKENS = 160
 """So many tokens in one window leave little room in Whisper's context of 448: cut it early (dense scripts)."""
 
+_EARLY_SECONDS = 1.3
+"""In so short a window words are looked for twice as often: the first words come sooner, and it costs little."""
+
 _SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
 
 
@@ -32,9 +35,10 @@ class UtteranceSettings:
     """Lengths in seconds.
 
     `step`: new audio before the next partial. `pre_roll`: audio kept from before speech starts. `close_pause`: silence
-    that closes a segment, already `short_close_pause` once it is longer than `long_segment`. `max_window`: what the
-    model takes at once. `endpoint`: silence after which the server itself ends the utterance (None: the client says
-    when), then also without any speech for `no_speech` and in any case after `max_utterance`.
+    that closes a segment, already `short_close_pause` once it is longer than `long_segment`; `trim_sentences`: such a
+    segment is then also closed behind a committed sentence. `max_window`: what the model takes at once. `endpoint`:
+    silence after which the server itself ends the utterance (None: the client says when), then also without any speech
+    for `no_speech` and in any case after `max_utterance`.
     """
 
     max_window: float
@@ -43,6 +47,7 @@ class UtteranceSettings:
     close_pause: float = 1.5
     short_close_pause: float = 0.3
     long_segment: float = 12.0
+    trim_sentences: bool = False
     endpoint: float | None = None
     no_speech: float = 10.0
     max_utterance: float = 60.0
@@ -119,6 +124,8 @@ class Utterance:
     def stop(self) -> None:
         """The client has said everything."""
         self._stopped = True
+        if self._running is not None:
+            self._running.awaited = True
         self._look_for_end()
 
     def apply(self, result: StepResult) -> None:
@@ -126,6 +133,7 @@ class Utterance:
         self._running = None
         if result.kind is StepKind.PARTIAL:
             self._update(result.words, result.tentative)
+            self._trim()
         elif self._settled and self._covers(result):
             self._final = result
         elif self._cutting:
@@ -152,7 +160,7 @@ class Utterance:
             return None
         self._fill_window()
         self._cutting = kind is StepKind.FINAL and (not self._settled or bool(self._pending))
-        self._running = StepRequest(self.context, kind, self._oldest_arrival, self._client)
+        self._running = StepRequest(self.context, kind, self._oldest_arrival, self._client, self._stopped)
         return self._running
 
     def events(self) -> list[Event]:
@@ -181,7 +189,10 @@ class Utterance:
     @property
     def _wanted(self) -> float:
         """Seconds of new audio worth a partial step; a window's first step needs speech beyond the pre-roll."""
-        return self._settings.step + (0.0 if len(self.context.audio) else self._settings.pre_roll)
+        if not len(self.context.audio):
+            return self._settings.step / 2 + self._settings.pre_roll
+        early = len(self.context.audio) < self._samples(_EARLY_SECONDS)
+        return self._settings.step / 2 if early else self._settings.step
 
     @property
     def _full(self) -> bool:
@@ -274,10 +285,22 @@ class Utterance:
         if not common:
             self._close_segment(final)
             return
-        sentences = [pair for pair in common if final.words[pair[1]].text.rstrip().endswith(_SENTENCE_ENDS)]
-        mine, theirs = (sentences or common)[-1]
-        said, kept = final.words[: theirs + 1], open_words[mine + 1 :]
-        after = final.words[theirs + 1].start if theirs + 1 < len(final.words) else said[-1].end
+        mine, theirs = ([pair for pair in common if _ends_sentence(final.words[pair[1]])] or common)[-1]
+        after = final.words[theirs + 1].start if theirs + 1 < len(final.words) else final.words[theirs].end
+        self._shorten(final.words[: theirs + 1], open_words[mine + 1 :], after)
+
+    def _trim(self) -> None:
+        """Shortens a long window to what follows the last committed sentence."""
+        if not self._settings.trim_sentences or len(self.context.audio) <= self._samples(self._settings.long_segment):
+            return
+        words = self.timeline.open_words
+        count = max((index + 1 for index, word in enumerate(words) if _ends_sentence(word)), default=0)
+        if count:
+            following = [*words[count:], *self.timeline.tentative]
+            self._shorten(words[:count], words[count:], following[0].start if following else words[-1].end)
+
+    def _shorten(self, said: Sequence[Word], kept: Sequence[Word], after: float) -> None:
+        """Closes the segment behind `said`; what follows it, from `after` on and with `kept` committed, is the next."""
         boundary = (said[-1].end + after) / 2
         self._update(self.timeline.close(said, kept=len(kept)), self.timeline.tentative)
         tokens = [token for word in kept for token in word.tokens]
@@ -286,6 +309,10 @@ class Utterance:
     @staticmethod
     def _samples(seconds: float) -> int:
         return int(seconds * SAMPLE_RATE)
+
+
+def _ends_sentence(word: Word) -> bool:
+    return word.text.rstrip().endswith(_SENTENCE_ENDS)
 
 
 def _text(words: Sequence[Word]) -> str:

@@ -80,6 +80,11 @@ class Row:
         return self.request.kind is StepKind.FINAL
 
     @property
+    def rank(self) -> int:
+        """0 for a final that somebody waits for, 1 for one that may be needed soon, 2 for a partial."""
+        return 2 if not self.final else 0 if self.request.awaited else 1
+
+    @property
     def temperature(self) -> float:
         return self.temperatures[self.attempt]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 _MAX_INT8 = 127.0
 _BLOCK_ROWS = 8
+_SMALL_BYTES = 2**20
 
 
 class Linear(Protocol):
@@ -42,15 +43,22 @@ class Int8Linear:
         self._weight = (weight / scale[:, None]).round().to(torch.int8)
         self._scale = scale
         self._bias = torch.zeros_like(scale) if bias is None else bias.float()
+        self._few_rows = 2 if self._weight.nbytes <= _SMALL_BYTES else 5
 
     def __call__(self, x: Tensor) -> Tensor:
         peak = x.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)
         quantized = (x * (_MAX_INT8 / peak)).round_().to(torch.int8)
-        rows = len(x)
-        if rows > 1:  # whole blocks are faster, and the library keeps compiled code for each number of rows it meets
-            quantized = F.pad(quantized, (0, 0, 0, -rows % _BLOCK_ROWS))
-        sums = torch._int_mm(quantized, self._weight.t())[:rows]
-        return torch.addcmul(self._bias, sums * (peak / _MAX_INT8), self._scale)
+        return torch.addcmul(self._bias, self._sums(quantized) * (peak / _MAX_INT8), self._scale)
+
+    def _sums(self, x: Tensor) -> Tensor:
+        """x W^T in exact integers."""
+        rows, weight = len(x), self._weight.t()
+        if (
+            rows <= self._few_rows
+        ):  # a product of several rows first reorders the weights, which costs that of many rows
+            return torch.cat([torch._int_mm(row, weight) for row in torch.split(x, 1)])
+        # Whole blocks are faster, and the library keeps compiled code for each number of rows it meets.
+        return torch._int_mm(F.pad(x, (0, 0, 0, -rows % _BLOCK_ROWS)), weight)[:rows]
 
 
 def int8_is_fast() -> bool:
@@ -58,4 +66,4 @@ def int8_is_fast() -> bool:
     if not torch.cpu._is_vnni_supported():
         return False
     a = torch.full((3, 384), -127, dtype=torch.int8)
-    return bool((torch._int_mm(a, a.t()) == 384 * 127 * 127).all())
+    return all(bool((torch._int_mm(rows, a.t()) == 384 * 127 * 127).all()) for rows in (a, a[:1]))

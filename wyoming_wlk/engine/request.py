@@ -39,6 +39,8 @@ class StepRequest:
     """Arrival of the oldest audio not yet decoded (monotonic seconds): the scheduler serves the oldest first."""
     client: str
     """The client's id, for the log."""
+    awaited: bool = False
+    """Whether the client has said everything and now waits for this; may become so while the step runs."""
     cancelled: bool = False
 
     @property

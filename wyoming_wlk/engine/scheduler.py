@@ -1,9 +1,9 @@
 """Who runs next, with whom, and who is parked. Pure decisions over rows; no torch, no asyncio, no clock.
 
-Ends of utterances come first, because somebody is waiting for them; then whoever's audio has waited longest, which is
-fairness in seconds of audio. A row on the device keeps its place for a turn of some tokens, so that rows of the same
-urgency do not push each other out at every step. While a final is decoded, the others take part in every eighth pass
-only: their encoding would otherwise stand between any two of its tokens.
+Finals for which somebody waits come first, then those decoded ahead in a pause; then whoever's audio has waited longest,
+which is fairness in seconds of audio. A row on the device keeps its place for a turn of some tokens, so that rows of the
+same urgency do not push each other out at every step. While a final is decoded, what is less urgent takes part in a few
+passes only: its encoding would otherwise stand between any two tokens of the final.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from dataclasses import dataclass
 
 from wyoming_wlk.engine.hypothesis import Row
 
-_SHARED_PASS = 8
+_SHARED_PASS = 32
+"""Every so many passes all rows take part: most finals have fewer tokens."""
+
+_LOWEST_RANK = 2
 
 
 @dataclass(frozen=True)
@@ -63,20 +66,22 @@ class Scheduler:
     def plan(self) -> Plan:
         """Decides and takes the decision as carried out."""
         self._passes += 1
-        rushed = self._passes % _SHARED_PASS != 0 and any(row.final for row in self.running)
-        chosen = self._choose(rushed)
+        rank = min((row.rank for row in self.running), default=_LOWEST_RANK)
+        if self._passes % _SHARED_PASS == 0:
+            rank = _LOWEST_RANK
+        chosen = self._choose(rank)
         plan = Plan(
             park=[row for row in self.running if row not in chosen],
             restore=[row for row in self._parked if row in chosen],
             start=[row for row in self._waiting if row in chosen],
-            advance=[row for row in chosen if row.final or not rushed],
+            advance=[row for row in chosen if row.rank <= rank],
         )
         self._parked = [row for row in self._parked if row not in chosen] + plan.park
         self._waiting = [row for row in self._waiting if row not in chosen]
         self.running = chosen
         return plan
 
-    def _choose(self, rushed: bool) -> list[Row]:
+    def _choose(self, rank: int) -> list[Row]:
         """The most urgent rows that fit into the slots. A wide row never starves: it is asked first at every pass, and
         what is less urgent makes room again."""
         free, budget = self._slots, self._start_seconds
@@ -84,7 +89,7 @@ class Scheduler:
         for row in sorted(self.everyone(), key=self._urgency):
             if row.width > free:
                 continue
-            if rushed and not row.final and row not in self.running:
+            if row.rank > rank and row not in self.running:
                 continue
             if row in self._waiting:
                 if budget <= 0:
@@ -94,6 +99,6 @@ class Scheduler:
             chosen.append(row)
         return chosen
 
-    def _urgency(self, row: Row) -> tuple[bool, bool, float, int]:
+    def _urgency(self, row: Row) -> tuple[int, bool, float, int]:
         in_turn = row in self.running and row.turn_tokens < self._turn_tokens
-        return (not row.final, not in_turn, row.request.deadline, row.sequence)
+        return (row.rank, not in_turn, row.request.deadline, row.sequence)
