@@ -1,9 +1,9 @@
 """Who runs next, with whom, and who is parked. Pure decisions over rows; no torch, no asyncio, no clock.
 
-Finals for which somebody waits come first, then those decoded ahead in a pause; then whoever's audio has waited longest,
-which is fairness in seconds of audio. A row on the device keeps its place for a turn of some tokens, so that rows of the
-same urgency do not push each other out at every step. While a final is decoded, what is less urgent takes part in a few
-passes only: its encoding would otherwise stand between any two tokens of the final.
+Finals for which somebody waits come first, then those decoded ahead in a pause; then whoever's audio has waited
+longest, which is fairness in seconds of audio. A row on the device keeps its place for a turn of some tokens, so that
+rows of the same urgency do not push each other out at every step. While a final is decoded, what is less urgent takes
+part in a few passes only: its encoding would otherwise stand between any two tokens of the final.
 """
 
 from __future__ import annotations
