@@ -268,9 +268,9 @@ def main() -> None:
         progress("wyoming-wlk in process")
         tentative = in_process(tentative_words, arguments.options, short, QUIETS[0])
         print_alone(results, tentative, job)
-        if peers is not None:
-            progress("faster-whisper offline")
-            print_offline(peers, short)
+    if peers is not None and {"alone", "crowd"} & set(job.parts):
+        progress("faster-whisper offline")
+        print_offline(peers, short)
     if "crowd" in job.parts:
         print_crowd(results, job)
     if "noise" in job.parts:
