@@ -33,7 +33,7 @@ from wyoming_wlk.engine.engine import DecodingSettings, Engine
 from wyoming_wlk.engine.model import DecoderInput, Precision, Whisper
 from wyoming_wlk.engine.runner import DeviceSettings, cuda_memory_gb
 from wyoming_wlk.models import ModelStore
-from wyoming_wlk.services import ModelInfo, Services
+from wyoming_wlk.services import ModelInfo, Pace, Services
 from wyoming_wlk.session import Speech
 from wyoming_wlk.utterance import Event, Finished, TextUpdate
 from wyoming_wlk.vad import SileroVad
@@ -115,7 +115,7 @@ async def _converse(services: Services, clip: Clip, quiet: float) -> Answer:
             answer.transcript, answer.final = event.text, microphone.overtime
 
     with services.context(None, services.defaults) as context:
-        session = await services.session(context, clip.path.name, note, None)
+        session = await services.session(context, clip.path.name, note, Pace())
         running = asyncio.create_task(session.run())
         async for chunk in microphone:
             await session.feed(chunk)
@@ -138,7 +138,7 @@ def _load(config: Config) -> tuple[Engine, SileroVad]:
     model = find_model(config, device)
     on = DeviceSettings(device, config.model.compute_type, _threads(config), config.model.slots)
     decoding = config.decoding
-    how = DecodingSettings(decoding.beam_size, decoding.temperatures, decoding.frame_threshold)
+    how = DecodingSettings(decoding.beam_size, decoding.temperatures)
     vad = ModelStore(config.model.data_dir, config.model.offline).fetch(VAD) / "silero_vad.onnx"
     return Engine.load(model.folder, model.tokenizer, on, how), SileroVad(vad)
 

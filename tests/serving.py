@@ -14,8 +14,10 @@ from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncClient
 from wyoming.event import Event
 
-from wyoming_wlk.config import Config
+from wyoming_wlk.config import Config, HttpConfig
 from wyoming_wlk.engine.engine import Engine
+from wyoming_wlk.frontends.gate import Gate
+from wyoming_wlk.frontends.http import HttpServer
 from wyoming_wlk.frontends.listeners import Listeners
 from wyoming_wlk.services import ModelInfo, Services
 from wyoming_wlk.session import Speech
@@ -27,6 +29,8 @@ class Server:
     port: int
     services: Services
     listeners: Listeners
+    url: str
+    """The HTTP door, without a slash at the end."""
     speech: asyncio.Future[Speech]
 
     @property
@@ -37,21 +41,23 @@ class Server:
 @asynccontextmanager
 async def serving(engine: Engine, vad: SileroVad, loaded: bool = True, **changes: object) -> AsyncIterator[Server]:
     """A server on a free port; `changes` are options of any section, by name."""
-    config = Config()
-    for section in ("server", "voice", "limits", "decoding"):
+    config = Config(http=HttpConfig(http=("127.0.0.1", 0)))
+    for section in ("server", "http", "voice", "limits", "decoding"):
         known = {name: value for name, value in changes.items() if hasattr(getattr(config, section), name)}
         config = replace(config, **{section: replace(getattr(config, section), **known)})
     speech: asyncio.Future[Speech] = asyncio.get_running_loop().create_future()
     services = Services(config, ModelInfo("tiny.en", ("en",)), speech)
-    listeners = Listeners(services)
+    gate = Gate(config)
+    listeners, http = Listeners(services, gate), HttpServer(services, gate)
     with ThreadPoolExecutor(1) as executor:
         if loaded:
             speech.set_result(Speech(engine, vad, executor))
         (address,) = await listeners.start("tcp://127.0.0.1:0")
+        (url,) = await http.start()
         try:
-            yield Server(int(address.rpartition(":")[2]), services, listeners, speech)
+            yield Server(int(address.rpartition(":")[2]), services, listeners, url, speech)
         finally:
-            await listeners.stop(1.0)
+            await asyncio.gather(listeners.stop(1.0), http.stop(1.0))
             speech.cancel()
 
 

@@ -25,8 +25,8 @@ def test_a_final_that_corrects_adds_only_what_follows() -> None:
     timeline = Timeline()
     timeline.commit(words("turn of the"), words("kit"))
     fresh = timeline.close(words("Turn off the kitchen lights."))
-    timeline.commit(fresh, ())
-    assert joined(timeline.committed) == "turn of the kitchen lights."
+    assert joined(fresh) == "kitchen lights."
+    assert timeline.open_words == [] and timeline.tentative == ()
     assert timeline.transcript() == "Turn off the kitchen lights."
 
 
@@ -47,9 +47,8 @@ def test_segments_follow_each_other() -> None:
     """A closed segment's words do not take part in matching the next one."""
     timeline = Timeline()
     timeline.commit(words("yes"), ())
-    timeline.commit(timeline.close(words("yes")), ())
-    timeline.commit(timeline.close(words("yes please", start=5)), ())
-    assert joined(timeline.committed) == "yes yes please"
+    assert timeline.close(words("yes")) == ()
+    assert joined(timeline.close(words("yes please", start=5))) == "yes please"
     assert timeline.transcript() == "yes yes please"
 
 
@@ -59,6 +58,5 @@ def test_kept_words_begin_the_next_segment() -> None:
     timeline.commit(words("one two three four"), ())
     assert timeline.close(words("one two"), kept=2) == ()
     assert joined(timeline.open_words) == "three four"
-    timeline.commit(timeline.close(words("three four five", start=1)), ())
-    assert joined(timeline.committed) == "one two three four five"
+    assert joined(timeline.close(words("three four five", start=1))) == "five"
     assert timeline.transcript() == "one two three four five"

@@ -20,6 +20,8 @@ from wyoming_wlk.discovery import Announcer, service_name
 from wyoming_wlk.engine.engine import DecodingSettings, Engine
 from wyoming_wlk.engine.runner import DeviceSettings, cuda_memory_gb
 from wyoming_wlk.errors import ModelError, WlkError
+from wyoming_wlk.frontends.gate import Gate
+from wyoming_wlk.frontends.http import HttpServer
 from wyoming_wlk.frontends.listeners import Listeners
 from wyoming_wlk.models import InstalledModel, ModelStore
 from wyoming_wlk.services import ModelInfo, Services
@@ -45,9 +47,12 @@ async def serve(config: Config, ready: Callable[[list[str]], None] = lambda addr
     speech: asyncio.Future[Speech] = loop.create_future()
     device = _device(config)
     services = Services(config, _expected_model(config, device), speech)
-    listeners = Listeners(services)
+    gate = Gate(config)
+    listeners, http = Listeners(services, gate), HttpServer(services, gate)
     executor = ThreadPoolExecutor(1, "vad")
     addresses = [address for uri in config.server.uri for address in await listeners.start(uri)]
+    if config.http.http is not None:
+        addresses += await http.start()
     loading = asyncio.create_task(_load(config, device, services, executor))
     announcing: asyncio.Task[None] | None = None
     ending = asyncio.create_task(_first(stop, listeners.stdio_closed))
@@ -66,7 +71,7 @@ async def serve(config: Config, ready: Callable[[list[str]], None] = lambda addr
             announcing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await announcing
-        await listeners.stop(_GRACE_SECONDS)
+        await asyncio.gather(listeners.stop(_GRACE_SECONDS), http.stop(_GRACE_SECONDS))
         loading.cancel()
         if speech.done() and speech.exception() is None:
             await asyncio.to_thread(speech.result().engine.stop)
@@ -178,7 +183,6 @@ async def _load(config: Config, device: str, services: Services, executor: Threa
         how = DecodingSettings(
             beam_size=config.decoding.beam_size,
             temperatures=config.decoding.temperatures,
-            frame_threshold=config.decoding.frame_threshold,
         )
         engine = Engine.load(model.folder, model.tokenizer, on, how)
         _LOG.info("loaded %s on %s in %.1f s", model.name, device, time.monotonic() - began)

@@ -97,6 +97,16 @@ def network(value: str) -> Network:
     return ipaddress.ip_network(value, strict=False)
 
 
+def address(value: str) -> tuple[str, int] | None:
+    """HOST:PORT; `off` for none."""
+    if value == "off":
+        return None
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError("must be HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
 def uri(value: str) -> str:
     scheme, separator, rest = value.partition("://")
     if not separator or scheme not in ("tcp", "unix", "stdio"):
@@ -154,6 +164,7 @@ _DEFAULT_DATA = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 _NAMED_BY_HOST: str | None = ""
+_NO_FILE: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +184,30 @@ class ServerConfig:
         (), several(network, may_be_empty=True),
         "networks that may connect, as CIDR; empty lets everybody in; repeatable", "CIDR", repeat=True,
     )  # fmt: skip
+
+
+_DEFAULT_HTTP: tuple[str, int] | None = ("0.0.0.0", 10380)
+
+
+@dataclass(frozen=True)
+class HttpConfig:
+    """WebSocket, HTTP and the web page."""
+
+    http: tuple[str, int] | None = option(
+        _DEFAULT_HTTP, address, "where to serve WebSocket and HTTP, HOST:PORT [0.0.0.0:10380]", "ADDRESS",
+        negative="off",
+    )  # fmt: skip
+    token: str = option("", text, "clients must show this token; better given as a file, WLK_TOKEN_FILE", "TOKEN")
+    cors: tuple[str, ...] = option(
+        (), several(text, may_be_empty=True),
+        "origins besides the server's own whose pages may use it, or *; repeatable", "ORIGIN", repeat=True,
+    )  # fmt: skip
+    tls_certificate: Path | None = option(_NO_FILE, folder, "serve HTTPS: file with the certificate chain", "FILE")
+    tls_key: Path | None = option(_NO_FILE, folder, "serve HTTPS: file with the private key", "FILE")
+    max_upload: int = option(200, whole(1), "largest upload, in MB", "MB")
+    resume_seconds: float = option(
+        60.0, decimal(0), "how long a stream waits for a client that lost its connection", "SECONDS"
+    )
 
 
 @dataclass(frozen=True)
@@ -273,6 +308,7 @@ class Config:
     """All options of `wyoming-wlk serve`."""
 
     server: ServerConfig = field(default_factory=ServerConfig)
+    http: HttpConfig = field(default_factory=HttpConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     voice: VoiceConfig = field(default_factory=VoiceConfig)
@@ -284,6 +320,8 @@ class Config:
             raise ConfigError(f"--beam-size {self.decoding.beam_size} needs at least as many --slots")
         if self.model.compute_type == "int8" and self.model.device == "cuda":
             raise ConfigError("--compute-type int8 runs on the CPU only")
+        if (self.http.tls_certificate is None) is not (self.http.tls_key is None):
+            raise ConfigError("--tls-certificate and --tls-key go together")
 
 
 # --- command line, environment and files ------------------------------------------------------------------------------
@@ -297,6 +335,7 @@ def options(section: type[Any]) -> Iterator[tuple[str, Option[Any]]]:
 
 SECTIONS: dict[str, type[Any]] = {
     "server": ServerConfig,
+    "http": HttpConfig,
     "model": ModelConfig,
     "decoding": DecodingConfig,
     "voice": VoiceConfig,
@@ -350,6 +389,15 @@ def load_section(section: type[T], arguments: argparse.Namespace, environment: M
         except ValueError as err:
             raise ConfigError(f"{source}: {raw!r} is wrong: {err}") from err
     return section(**values)
+
+
+def parse_option(section: type[Any], name: str, value: str) -> Any:
+    """One value, wherever it comes from. Raises `RequestError` for a wrong one."""
+    declared = dict(options(section))[name]
+    try:
+        return declared.parse(value)
+    except ValueError as err:
+        raise RequestError(f"{name}: {value[:40]!r} is wrong: {err}") from err
 
 
 def load(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Config:

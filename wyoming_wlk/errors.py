@@ -40,10 +40,22 @@ class RequestError(WlkError):
     code = "request"
 
 
+class AccessError(WlkError):
+    """A client without the right token, or from a page of somebody else's."""
+
+    code = "access"
+
+
 class BusyError(WlkError):
     """The server is at a configured limit; try again later."""
 
     code = "busy"
+
+
+class TakenError(WlkError):
+    """A client id that another connection uses."""
+
+    code = "taken"
 
 
 class ClientTimeoutError(WlkError):

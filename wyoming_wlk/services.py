@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,19 @@ class ModelInfo:
     languages: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Pace:
+    """When text is wanted. Lengths in seconds.
+
+    `endpoint`: silence after which the server ends the utterance (None: the client says when). `close_pause`: silence
+    that ends a segment. `partials`: whether words are wanted while somebody speaks.
+    """
+
+    endpoint: float | None = None
+    close_pause: float = 1.5
+    partials: bool = True
+
+
 class Services:
     """Admission, defaults and named contexts; one for the whole process."""
 
@@ -40,7 +54,9 @@ class Services:
     @property
     def defaults(self) -> ClientOptions:
         decoding = self.config.decoding
-        return ClientOptions(decoding.language, decoding.task, decoding.prompt, decoding.policy)
+        return ClientOptions(
+            decoding.language, decoding.task, decoding.prompt, decoding.policy, decoding.frame_threshold
+        )
 
     def next_number(self) -> int:
         """A number for a connection's id in the log."""
@@ -74,11 +90,7 @@ class Services:
                 self._contexts.give_back(client_id, left)
 
     async def session(
-        self,
-        context: DecoderContext,
-        client: str,
-        emit: Callable[[Event], Awaitable[None]],
-        endpoint: float | None,
+        self, context: DecoderContext, client: str, emit: Callable[[Event], Awaitable[None]], pace: Pace
     ) -> Session:
         """A session over `context`, once the model is there. Raises `RequestError` for options it cannot serve."""
         speech = await asyncio.shield(self._speech)
@@ -86,12 +98,13 @@ class Services:
         voice, decoding = self.config.voice, self.config.decoding
         settings = UtteranceSettings(
             max_window=speech.engine.max_window_seconds,
-            step=decoding.step,
+            step=decoding.step if pace.partials else math.inf,
             pre_roll=voice.pre_roll,
-            short_close_pause=voice.pause,
+            close_pause=pace.close_pause,
+            short_close_pause=min(voice.pause, pace.close_pause),
             trim_sentences=decoding.trim == "sentence",
-            endpoint=endpoint,
+            endpoint=pace.endpoint,
             no_speech=voice.no_speech,
         )
-        vad = VadSettings(threshold=voice.vad_threshold, min_silence=voice.pause)
+        vad = VadSettings(threshold=voice.vad_threshold, min_silence=min(voice.pause, pace.close_pause))
         return Session(speech, Utterance(context, settings, client), vad, emit)

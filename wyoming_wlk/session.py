@@ -51,20 +51,34 @@ class Session:
     ) -> None:
         self._speech, self._utterance, self._emit = speech, utterance, emit
         self._stream, self._detector = VadStream(speech.vad), SpeechDetector(vad_settings)
-        self._inbox: deque[np.ndarray] = deque()
+        self._inbox: deque[np.ndarray | None] = deque()
+        """Audio in order; None stands where a flush was asked for."""
         self._inbox_samples = 0
         self._stopping = self._ended = False
         self._arrived, self._taken = asyncio.Event(), asyncio.Event()
 
     async def feed(self, audio: np.ndarray) -> None:
         """Takes audio (16 kHz mono float32); waits while the session is behind."""
-        while self._inbox_samples > _INBOX_SECONDS * SAMPLE_RATE and not self._ended:
-            self._taken.clear()
-            await self._taken.wait()
-        if len(audio) and not self._ended:
-            self._inbox.append(audio)
-            self._inbox_samples += len(audio)
+        for start in range(0, len(audio), SAMPLE_RATE):  # minutes of audio at once would hold up other sessions
+            while self._inbox_samples > _INBOX_SECONDS * SAMPLE_RATE and not self._ended:
+                self._taken.clear()
+                await self._taken.wait()
+            if self._ended:
+                return
+            piece = audio[start : start + SAMPLE_RATE]
+            self._inbox.append(piece)
+            self._inbox_samples += len(piece)
             self._arrived.set()
+
+    @property
+    def lag(self) -> float:
+        """Seconds of audio that no step has seen yet."""
+        return self._inbox_samples / SAMPLE_RATE + self._utterance.backlog
+
+    def flush(self) -> None:
+        """Asks for the words of all audio fed so far, without waiting for a pause."""
+        self._inbox.append(None)
+        self._arrived.set()
 
     def stop(self) -> None:
         """The client has said everything; `run` ends when the transcript is out."""
@@ -108,10 +122,16 @@ class Session:
     async def _take(self) -> None:
         """Moves waiting audio into the utterance, through voice activity detection."""
         self._arrived.clear()
-        if self._inbox:
-            pieces = [self._inbox.popleft()]
-            while self._inbox and sum(map(len, pieces)) < _GULP_SECONDS * SAMPLE_RATE:
-                pieces.append(self._inbox.popleft())
+        pieces: list[np.ndarray] = []
+        while self._inbox and sum(map(len, pieces)) < _GULP_SECONDS * SAMPLE_RATE:
+            if (piece := self._inbox[0]) is None and pieces:
+                break
+            self._inbox.popleft()
+            if piece is None:
+                self._utterance.flush()
+                break
+            pieces.append(piece)
+        if pieces:
             gulp = np.concatenate(pieces)
             self._inbox_samples -= len(gulp)
             self._taken.set()

@@ -15,33 +15,31 @@ from wyoming_wlk.engine.request import Word
 
 
 class Timeline:
-    """Words of one utterance."""
+    """Words of one utterance. Words of closed segments are not kept, so that a day's speech takes little memory."""
 
     def __init__(self) -> None:
-        self.committed: list[Word] = []
+        self.open_words: list[Word] = []
+        """Committed words of the segment that is still open."""
         self.tentative: tuple[Word, ...] = ()
-        self._segment_start = 0
-        """Index of the first committed word of the segment that is still open."""
         self._closed: list[str] = []
-
-    @property
-    def open_words(self) -> list[Word]:
-        """Committed words of the open segment."""
-        return self.committed[self._segment_start :]
 
     def commit(self, words: Sequence[Word], tentative: Sequence[Word]) -> None:
         """Appends words of a partial step; `tentative` replaces the earlier tentative ones."""
-        self.committed.extend(words)
+        self.open_words.extend(words)
         self.tentative = tuple(tentative)
 
-    def close(self, words: Sequence[Word], kept: int = 0) -> Sequence[Word]:
+    def close(self, words: Sequence[Word], kept: int = 0) -> tuple[Word, ...]:
         """Ends the open segment with the words that full quality found for it; returns those still to be committed.
 
-        The last `kept` committed words are not part of the segment: they begin the next one.
+        The last `kept` committed words are not part of the segment: they and the tentative ones begin the next. Without
+        any, nothing is left.
         """
         self._closed.append("".join(word.text for word in words))
-        fresh = unsaid(self.open_words, words) if kept == 0 else ()
-        self._segment_start = len(self.committed) + len(fresh) - kept
+        if kept:
+            self.open_words = self.open_words[-kept:]
+            return ()
+        fresh = tuple(unsaid(self.open_words, words))
+        self.open_words, self.tentative = [], ()
         return fresh
 
     def transcript(self) -> str:

@@ -72,6 +72,19 @@ class TextUpdate:
 
 
 @dataclass(frozen=True)
+class SegmentEnded:
+    """The words of a segment at full quality, final. They may differ from those committed early: who can still replace
+    what it has shown replaces it by these."""
+
+    words: tuple[Word, ...]
+
+
+@dataclass(frozen=True)
+class Flushed:
+    """All that had been heard when it was asked for is out."""
+
+
+@dataclass(frozen=True)
 class Finished:
     """The transcript: exactly one at the end of every utterance, empty for silence."""
 
@@ -79,7 +92,7 @@ class Finished:
     language: str | None
 
 
-Event = SpeechStarted | SpeechStopped | TextUpdate | Finished
+Event = SpeechStarted | SpeechStopped | TextUpdate | SegmentEnded | Flushed | Finished
 
 
 class Utterance:
@@ -93,6 +106,7 @@ class Utterance:
         self._settings, self._client = settings, client
         self._clock = 0
         self._silent_since = 0
+        self._flush_at: int | None = None
         self._speaking = self._open = self._stopped = self._cutting = False
         self._pre_roll = np.zeros(0, np.float32)
         self._pending: list[np.ndarray] = []
@@ -128,6 +142,13 @@ class Utterance:
             self._running.awaited = True
         self._look_for_end()
 
+    def flush(self) -> None:
+        """Ends the open segment with what was heard so far; `Flushed` tells when its words are out."""
+        self._flush_at = self._clock
+        if self._running is not None:
+            self._running.awaited = True
+        self._look_for_end()
+
     def apply(self, result: StepResult) -> None:
         """The result of the request that `next_request` returned last."""
         self._running = None
@@ -156,11 +177,11 @@ class Utterance:
             if self._running.kind is not kind and not self._cutting:
                 self._running.cancelled = True
             return None
-        if kind is StepKind.PARTIAL and self._pending_samples < self._samples(self._wanted):
+        if kind is StepKind.PARTIAL and self._pending_samples < self._wanted * SAMPLE_RATE:
             return None
         self._fill_window()
         self._cutting = kind is StepKind.FINAL and (not self._settled or bool(self._pending))
-        self._running = StepRequest(self.context, kind, self._oldest_arrival, self._client, self._stopped)
+        self._running = StepRequest(self.context, kind, self._oldest_arrival, self._client, self._awaited)
         return self._running
 
     def events(self) -> list[Event]:
@@ -178,10 +199,16 @@ class Utterance:
     @property
     def _settled(self) -> bool:
         """Nothing more is coming for the open segment, as far as is known."""
-        return self._stopped or not self._speaking
+        return self._awaited or not self._speaking
+
+    @property
+    def _awaited(self) -> bool:
+        return self._stopped or self._flush_at is not None
 
     def _covers(self, final: StepResult) -> bool:
-        """Whether a final saw all the speech there is."""
+        """Whether a final saw all the speech there is, or that there was when a flush was asked for."""
+        if self._flush_at is not None and not self._stopped:
+            return self._flush_at <= final.audio_end * SAMPLE_RATE + 1
         if self._speaking:
             return not self._pending
         return self._silent_since <= final.audio_end * SAMPLE_RATE
@@ -247,32 +274,54 @@ class Utterance:
                 self._stopped = True
         long = len(self.context.audio) > self._samples(settings.long_segment)
         pause = settings.short_close_pause if long else settings.close_pause
-        if self._final is not None and (self._stopped or silence >= pause):
+        flushing = self._flush_at is not None
+        if self._final is not None and (self._stopped or flushing or silence >= pause):
             self._close(self._final)
+            self._flushed()
+        elif not self._open:
+            self._flushed()
         if self._stopped and not self._open and not self.finished:
             self.finished = True
             self._events.append(Finished(self.timeline.transcript(), self.context.language))
 
+    def _flushed(self) -> None:
+        if self._flush_at is not None:
+            self._flush_at = None
+            self._events.append(Flushed())
+
     def _close(self, final: StepResult) -> None:
         """Ends the segment; the silence after it is the next one's pre-roll."""
         self._close_segment(final)
+        self._final = None
+        if self._speaking and not self._stopped:
+            return  # flushed in mid-speech: the next segment is open already
         self._pre_roll = np.concatenate([*self._pending, np.zeros(0, np.float32)])
-        self._pending, self._final, self._open = [], None, False
+        self._pending, self._open = [], False
 
     def _close_segment(self, final: StepResult) -> None:
         """Takes a final over as the segment's text; the next window begins where its audio ended."""
         # A final that hears no speech where words were committed is wrong about one of the two: text is not taken back.
         words = final.words or tuple(self.timeline.open_words)
-        self._update(self.timeline.close(words), ())
+        self._end_segment(words)
         if final.language:
             self.context.language = final.language
         self.context.restart(self.context.end, _text(words))
 
+    def _end_segment(self, words: Sequence[Word], kept: int = 0) -> None:
+        tentative = self.timeline.tentative
+        self._tell(self.timeline.close(words, kept), tentative)
+        if words:
+            self._events.append(SegmentEnded(tuple(words)))
+
     def _update(self, committed: Sequence[Word], tentative: Sequence[Word]) -> None:
-        changed = bool(committed) or tuple(tentative) != self.timeline.tentative
+        before = self.timeline.tentative
         self.timeline.commit(committed, tentative)
-        if changed:
-            self._events.append(TextUpdate(tuple(committed), tuple(tentative)))
+        self._tell(tuple(committed), before)
+
+    def _tell(self, committed: tuple[Word, ...], before: tuple[Word, ...]) -> None:
+        """Tells of new words; `before` is what was tentative."""
+        if committed or self.timeline.tentative != before:
+            self._events.append(TextUpdate(committed, self.timeline.tentative))
 
     def _cut(self, final: StepResult) -> None:
         """Shortens a window that is full while speech goes on: at a committed word well before the end, best at the
@@ -282,6 +331,8 @@ class Utterance:
         common = [
             (mine, theirs) for mine, theirs in matches(open_words, final.words) if final.words[theirs].end < limit
         ]
+        if not open_words:  # without partial steps nothing is committed yet
+            common = [(-1, theirs) for theirs, word in enumerate(final.words) if word.end < limit]
         if not common:
             self._close_segment(final)
             return
@@ -302,7 +353,7 @@ class Utterance:
     def _shorten(self, said: Sequence[Word], kept: Sequence[Word], after: float) -> None:
         """Closes the segment behind `said`; what follows it, from `after` on and with `kept` committed, is the next."""
         boundary = (said[-1].end + after) / 2
-        self._update(self.timeline.close(said, kept=len(kept)), self.timeline.tentative)
+        self._end_segment(said, len(kept))
         tokens = [token for word in kept for token in word.tokens]
         self.context.cut(self._samples(boundary), _text(said), tokens)
 

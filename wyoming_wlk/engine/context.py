@@ -31,6 +31,8 @@ class ClientOptions:
     prompt: str = ""
     """Static prompt: names and style, before all earlier text."""
     policy: str = "alignatt"
+    frame_threshold: int = 25
+    """For alignatt: how many frames (20 ms) before the end of the audio a committed token must look."""
 
 
 @dataclass(eq=False)

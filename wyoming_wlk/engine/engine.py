@@ -40,7 +40,6 @@ class DecodingSettings:
 
     beam_size: int = 1
     temperatures: tuple[float, ...] = (0.0,)
-    frame_threshold: int = 25
     turn_tokens: int = 24
     start_seconds: float = 10.0
 
@@ -65,7 +64,7 @@ class Engine:
     def __init__(self, runner: Runner, settings: DecodingSettings) -> None:
         self._runner, self._settings = runner, settings
         policies: dict[str, Policy] = {
-            "alignatt": AlignAtt(settings.frame_threshold),
+            "alignatt": AlignAtt(),
             "localagreement": LocalAgreement(),
         }
         self._interpreter = Interpreter(runner.tokenizer, policies, Quality())

@@ -63,7 +63,9 @@ class Interpreter:
         frames = [int(frame) for frame in attended_frames(_stack(row.best))] if tokens else []
         tokens, frames = _forward_only(tokens, frames, context.attended)
         probabilities = [math.exp(logprob) for logprob in row.best.logprobs[: len(tokens)]]
-        evidence = Evidence(tokens, frames, probabilities, row.frames, context.tentative)
+        evidence = Evidence(
+            tokens, frames, probabilities, row.frames, context.options.frame_threshold, context.tentative
+        )
         stable = self._policies[context.options.policy].stable(evidence)
         count = self._whole_words(tokens, min(stable, self._tokenizer.complete_length(tokens)), row.language)
         words = self._words(context, row, self._tokenizer.complete_length(tokens), since=context.attended)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import sys
-from collections import Counter
 
-from wyoming_wlk.errors import BusyError, ConfigError, RequestError, WlkError
+from wyoming_wlk.errors import ConfigError
+from wyoming_wlk.frontends.gate import LOCAL, Gate
 from wyoming_wlk.frontends.wyoming import WyomingConnection
 from wyoming_wlk.services import Services
 
@@ -19,12 +18,11 @@ _MAX_REFUSALS = 64  # newcomers that are being told why they may not stay; beyon
 class Listeners:
     """The open doors of one server and the connections that came through them."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, services: Services, gate: Gate) -> None:
+        self._services, self._gate = services, gate
         self._servers: list[asyncio.Server] = []
         self._connections: dict[WyomingConnection, asyncio.Task[None]] = {}
         self._refusals: set[asyncio.Task[None]] = set()
-        self._per_address: Counter[str] = Counter()
         self.stdio_closed = asyncio.Event()
         """Set when the one client on stdio has left."""
 
@@ -74,11 +72,11 @@ class Listeners:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = writer.get_extra_info("peername")
-        address = str(peer[0]) if isinstance(peer, tuple) else "local"
+        address = str(peer[0]) if isinstance(peer, tuple) else LOCAL
         connection = WyomingConnection(
             self._services, reader, writer, f"wyoming-{self._services.next_number()} {address}"
         )
-        if (error := self._objection(address)) is not None:
+        if (error := self._gate.objection(address)) is not None:
             _LOG.warning("%s: refused: %s", connection.client, error)
             if len(self._refusals) >= _MAX_REFUSALS:
                 writer.transport.abort()
@@ -93,31 +91,15 @@ class Listeners:
         _LOG.debug("%s: connected", connection.client)
         task = asyncio.create_task(connection.run())
         self._connections[connection] = task
-        self._per_address[address] += 1
+        self._gate.enter(address)
 
         def leave(_: asyncio.Task[None]) -> None:
             del self._connections[connection]
-            self._per_address[address] -= 1
-            if not self._per_address[address]:
-                del self._per_address[address]
+            self._gate.leave(address)
             _LOG.debug("%s: disconnected", connection.client)
 
         task.add_done_callback(leave)
         return task
-
-    def _objection(self, address: str) -> WlkError | None:
-        """Why a newcomer from `address` may not stay."""
-        limits, allow = self._services.config.limits, self._services.config.server.allow
-        if allow and address != "local":
-            ip = ipaddress.ip_address(address.split("%")[0])
-            mapped = getattr(ip, "ipv4_mapped", None) or ip
-            if not any(mapped in network for network in allow):
-                return RequestError("this address is not allowed here")
-        if len(self._connections) >= limits.max_connections:
-            return BusyError("the server has as many connections as it may; try again later")
-        if self._per_address[address] >= limits.max_connections_per_address:
-            return BusyError("there are too many connections from this address; close one first")
-        return None
 
     async def _open_stdio(self) -> None:
         loop = asyncio.get_running_loop()
@@ -131,7 +113,7 @@ class Listeners:
         except ValueError as err:  # asyncio takes pipes, sockets and terminals
             raise ConfigError("stdio:// needs pipes, not files, as stdin and stdout") from err
         writer = asyncio.StreamWriter(transport, flow, None, loop)
-        task = self._register(WyomingConnection(self._services, reader, writer, "wyoming-stdio"), "local")
+        task = self._register(WyomingConnection(self._services, reader, writer, "wyoming-stdio"), LOCAL)
         task.add_done_callback(lambda _: self.stdio_closed.set())
 
 

@@ -26,7 +26,7 @@ from wyoming_wlk.engine.context import ClientOptions
 from wyoming_wlk.errors import AudioError, ClientTimeoutError, ProtocolError, RequestError, WlkError
 from wyoming_wlk.frontends.framing import FrameReader, encode
 from wyoming_wlk.languages import normalize_language
-from wyoming_wlk.services import Services
+from wyoming_wlk.services import Pace, Services
 from wyoming_wlk.session import Session
 from wyoming_wlk.utterance import Event, Finished, SpeechStarted, SpeechStopped, TextUpdate
 
@@ -313,7 +313,7 @@ class _Turn:
             client = self._connection.client if client_id is None else f"{self._connection.client} {client_id!r}"
             options = self._options()
             with self._services.admitted(), self._services.context(client_id, options) as context:
-                session = await self._services.session(context, client, self._on_event, self._endpoint())
+                session = await self._services.session(context, client, self._on_event, Pace(endpoint=self._endpoint()))
                 self._session.set_result(session)
                 if self.stopping:
                     session.stop()

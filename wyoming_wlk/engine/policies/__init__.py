@@ -17,6 +17,8 @@ class Evidence:
     probabilities: Sequence[float]
     audio_frames: int
     """Frames of real audio in the window."""
+    frame_threshold: int
+    """How many frames before the end of the audio the client wants a committed token to look."""
     previous: Sequence[int]
     """The previous step's tokens after the same committed ones."""
 

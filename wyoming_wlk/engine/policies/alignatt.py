@@ -3,8 +3,6 @@ arXiv 2406.10052)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from wyoming_wlk.engine.policies import Evidence, agreement
 
 _UNSURE = 0.3
@@ -13,18 +11,12 @@ _UNSURE = 0.3
 _SETTLED_FRAMES = 100
 
 
-@dataclass(frozen=True)
 class AlignAtt:
-    """`frame_threshold`: how many frames (20 ms) before the end of the audio a committed token must look.
-
-    Two guards on top of the papers' rule: the previous step must have had the token too, and a token that the model is
-    unsure of waits until it lies two seconds back.
-    """
-
-    frame_threshold: int
+    """Two guards on top of the papers' rule: the previous step must have had the token too, and a token that the model
+    is unsure of waits until it lies two seconds back."""
 
     def stable(self, evidence: Evidence) -> int:
-        limit = evidence.audio_frames - self.frame_threshold
+        limit = evidence.audio_frames - evidence.frame_threshold
         settled = evidence.audio_frames - _SETTLED_FRAMES
         agreed = agreement(evidence)
         for index, (frame, probability) in enumerate(zip(evidence.frames, evidence.probabilities, strict=True)):

@@ -1,0 +1,96 @@
+"""A client's audio as it comes: raw samples, NumPy files, or a container such as WebM; 16 kHz mono float32 out.
+
+Every kind of input is an object with `decode` and `flush`; both return samples and how many the client counts for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from typing import Protocol
+
+import numpy as np
+
+from wyoming_wlk.audio.container import ContainerDecoder, looks_like_container
+from wyoming_wlk.audio.pcm import SAMPLE_RATE, PcmDecoder
+from wyoming_wlk.errors import AudioError
+
+Samples = tuple[np.ndarray, int]
+"""Audio at 16 kHz, and its length as the client counts it."""
+
+
+class AudioInput(Protocol):
+    """One stream's decoder. Both methods raise `AudioError` for what is no audio."""
+
+    async def decode(self, data: bytes) -> Samples: ...
+
+    async def flush(self) -> Samples:
+        """What is still held back, at the end of the stream."""
+        ...
+
+
+class RawInput:
+    """s16le or float32 at any rate. Messages may end within a sample."""
+
+    def __init__(self, rate: int, floating: bool = False, channels: int = 1) -> None:
+        self._decoder = PcmDecoder(rate, 4 if floating else 2, channels, floating)
+        self._frame = self._decoder.width * channels
+        self._rest = b""
+
+    async def decode(self, data: bytes) -> Samples:
+        data = self._rest + data
+        whole = len(data) // self._frame * self._frame
+        self._rest = data[whole:]
+        return self._decoder.decode(data[:whole]), whole // self._frame
+
+    async def flush(self) -> Samples:
+        return self._decoder.flush(), 0
+
+
+class NumpyInput:
+    """Messages that are each one `np.save` of a float32 array [samples]."""
+
+    def __init__(self, rate: int) -> None:
+        self._decoder = PcmDecoder(rate, 4, 1, floating=True)
+
+    async def decode(self, data: bytes) -> Samples:
+        try:
+            array = np.load(io.BytesIO(data), allow_pickle=False)
+        except Exception as err:  # NumPy raises whatever comes up in a header made by a stranger
+            raise AudioError("the message is not an array as np.save writes it") from err
+        if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.ndim != 1:
+            raise AudioError("the array is not one of float32 with one dimension")
+        return self._decoder.decode(array.astype("<f4").tobytes()), len(array)
+
+    async def flush(self) -> Samples:
+        return self._decoder.flush(), 0
+
+
+class ContainerInput:
+    """A file or a stream in any container and codec that FFmpeg's libraries know."""
+
+    def __init__(self) -> None:
+        self._decoder = ContainerDecoder()
+
+    async def decode(self, data: bytes) -> Samples:
+        audio = await asyncio.to_thread(self._decoder.decode, data)
+        return audio, len(audio)
+
+    async def flush(self) -> Samples:
+        audio = await asyncio.to_thread(self._decoder.flush)
+        return audio, len(audio)
+
+
+class GuessedInput:
+    """Raw s16le at 16 kHz or a container: the first bytes tell."""
+
+    def __init__(self) -> None:
+        self._chosen: AudioInput | None = None
+
+    async def decode(self, data: bytes) -> Samples:
+        if self._chosen is None and data:
+            self._chosen = ContainerInput() if looks_like_container(data) else RawInput(SAMPLE_RATE)
+        return await self._chosen.decode(data) if self._chosen is not None else (np.zeros(0, np.float32), 0)
+
+    async def flush(self) -> Samples:
+        return await self._chosen.flush() if self._chosen is not None else (np.zeros(0, np.float32), 0)

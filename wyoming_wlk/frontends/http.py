@@ -1,0 +1,116 @@
+"""The HTTP door: one port for all WebSocket and HTTP protocols and the web page, with the checks common to them."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+
+from aiohttp import hdrs, web
+
+from wyoming_wlk.config import HttpConfig
+from wyoming_wlk.errors import AccessError, AudioError, BusyError, ConfigError, ModelError, WlkError
+from wyoming_wlk.frontends.context_socket import ContextSocket
+from wyoming_wlk.frontends.door import Door, address_of, socket_route
+from wyoming_wlk.frontends.gate import Gate
+from wyoming_wlk.frontends.security import check_origin, check_token
+from wyoming_wlk.services import Services
+from wyoming_wlk.streams import Streams
+
+_PUBLIC = ("/", "/health", "/ready")
+"""What anybody may fetch: the page, which then asks for the token, and what watches the container."""
+
+_STATUS = {AccessError: 401, BusyError: 503, ModelError: 503, AudioError: 400}
+_ALLOWED_METHODS, _ALLOWED_HEADERS = "GET, POST, OPTIONS", "Authorization, Content-Type, X-Api-Key"
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class HttpServer:
+    """Listens on one address."""
+
+    def __init__(self, services: Services, gate: Gate) -> None:
+        self._config: HttpConfig = services.config.http
+        self._door = Door(services, Streams(services), gate)
+        application = web.Application(
+            middlewares=[self._guard], client_max_size=self._config.max_upload * 2**20
+        )
+        application.add_routes(self._routes())
+        # Who is cut off in the middle is not waited for: every connection ends in `stop`.
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
+
+    def _routes(self) -> list[web.RouteDef]:
+        door = self._door
+        return [socket_route("/ws/transcription", "context", door, ContextSocket)]
+
+    async def start(self) -> list[str]:
+        """Opens the port; returns the address as a URL with the real port. Raises `ConfigError` where it cannot."""
+        assert self._config.http is not None
+        host, port = self._config.http
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, host, port, ssl_context=self._tls(), backlog=512).start()
+        except OSError as err:
+            raise ConfigError(f"cannot listen on {host}:{port}: {err.strerror or err}") from err
+        scheme = "http" if self._config.tls_certificate is None else "https"
+        return [f"{scheme}://{_join(*address[:2])}" for address in self._runner.addresses]
+
+    async def stop(self, grace: float) -> None:
+        """Nobody new; streams end with what was heard and get their last words, for at most `grace` seconds."""
+        for site in list(self._runner.sites):
+            await site.stop()
+        for connection in list(self._door.connections):
+            connection.finish()
+        deadline = asyncio.get_running_loop().time() + grace
+        while self._door.connections and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+        await self._door.streams.close()
+        await self._runner.cleanup()
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if self._config.tls_certificate is None or self._config.tls_key is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(self._config.tls_certificate, self._config.tls_key)
+        except (OSError, ssl.SSLError) as err:
+            raise ConfigError(f"--tls-certificate, --tls-key: cannot be used: {err}") from err
+        return context
+
+    # --- every request ------------------------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Checks origin, token and address. WebSockets check for themselves: they tell of errors in their own way."""
+        if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
+            return await handler(request)
+        try:
+            origin = check_origin(request, self._config)
+            if request.method == hdrs.METH_OPTIONS and origin is not None:
+                return _with_cors(web.Response(status=204), origin)
+            if request.path not in _PUBLIC:
+                check_token(request, self._config)
+            with self._door.gate.inside(address_of(request)):
+                response = await handler(request)
+        except WlkError as err:
+            response = error_response(err)
+            origin = None
+        return response if origin is None or response.prepared else _with_cors(response, origin)
+
+
+def error_response(error: WlkError) -> web.Response:
+    """An error as the OpenAI API words it, which tools understand best."""
+    status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 400)
+    return web.json_response({"error": {"message": str(error), "type": error.code, "code": error.code}}, status=status)
+
+
+def _with_cors(response: web.StreamResponse, origin: str) -> web.StreamResponse:
+    response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+    response.headers[hdrs.VARY] = hdrs.ORIGIN
+    response.headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = _ALLOWED_METHODS
+    response.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = _ALLOWED_HEADERS
+    return response
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

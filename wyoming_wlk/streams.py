@@ -1,0 +1,304 @@
+"""A client's running transcription, apart from the connection that it came in by.
+
+What was said can be read from any point on, so that a slow reader gets it in larger pieces and a client that lost its
+connection goes on where it was. Knows no wire format.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from wyoming_wlk.audio.input import AudioInput
+from wyoming_wlk.engine.context import ClientOptions, DecoderContext
+from wyoming_wlk.engine.request import Word
+from wyoming_wlk.errors import RequestError
+from wyoming_wlk.services import Pace, Services
+from wyoming_wlk.session import Session
+from wyoming_wlk.utterance import Event, Finished, Flushed, SegmentEnded, TextUpdate
+
+_LOG = logging.getLogger(__name__)
+_KEPT_ENTRIES = 5000
+"""Events that a client which comes back can still get: some hours of speech."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One event of a stream; `segment` numbers the stretch of speech, from 1, that it belongs to."""
+
+    seq: int
+    segment: int
+    event: Event
+
+
+@dataclass(frozen=True)
+class Update:
+    """What is new for a reader: events in order, all tentative words, and the number of the last event.
+
+    The tentative words belong to `segment`.
+    """
+
+    seq: int
+    segment: int
+    entries: tuple[Entry, ...]
+    tentative: tuple[Word, ...]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who may come back to a stream: a name, and a secret that only its client was told."""
+
+    client_id: str
+    secret: str
+
+
+class Stream:
+    """One transcription from its first sample to its end. Made by `Streams`."""
+
+    def __init__(
+        self,
+        services: Services,
+        client: str,
+        options: ClientOptions,
+        pace: Pace,
+        audio: AudioInput,
+        context_id: str | None = None,
+    ) -> None:
+        self.client, self.options = client, options
+        self.received = 0
+        """Samples taken, as the client counts them."""
+        self.seq = 0
+        """Number of the last event."""
+        self.delivered = 0
+        """Number of the last event that a connection has sent."""
+        self._services, self._pace, self._context_id = services, pace, context_id
+        self._audio = audio
+        self._hearing = asyncio.Lock()
+        self._log: deque[Entry] = deque(maxlen=_KEPT_ENTRIES)
+        self._segment, self._segment_open = 0, False
+        self._tentative: tuple[Word, ...] = ()
+        self._changed = asyncio.Event()
+        self._context: DecoderContext | None = None
+        self._session: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
+        self._stopping = False
+        self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(lambda _: self._changed.set())
+
+    async def hear(self, data: bytes) -> None:
+        """Audio as the client encodes it; waits while the stream is behind.
+
+        Raises `AudioError` for what is no audio, and what ended the stream. A caller that is cancelled leaves no half
+        of it behind: it is heard to the end all the same.
+        """
+        await _to_the_end(self._hear(data))
+
+    async def finish(self) -> None:
+        """The client has said everything: the rest is decoded, then the updates end. Raises like `hear`."""
+        await _to_the_end(self._finish())
+
+    async def settled(self) -> None:
+        """Waits until all that was handed to `hear` is heard and counted."""
+        async with self._hearing:
+            pass
+
+    async def _hear(self, data: bytes) -> None:
+        async with self._hearing:
+            await self._feed(*await self._audio.decode(data))
+
+    async def _finish(self) -> None:
+        async with self._hearing:
+            if not self._stopping:
+                await self._feed(*await self._audio.flush())
+        self.stop()
+
+    async def _feed(self, audio: np.ndarray, samples: int) -> None:
+        if (session := await self._ready()) is not None and not self._stopping:
+            await session.feed(audio)
+            self.received += samples
+
+    def flush(self) -> None:
+        """Asks for the words of what was heard so far; `Flushed` follows them."""
+        if self._session.done() and not self._session.cancelled():
+            self._session.result().flush()
+        else:  # nothing was heard yet
+            self._append(Flushed())
+
+    def stop(self) -> None:
+        """Ends the stream with what was heard so far."""
+        self._stopping = True
+        if self._session.done() and not self._session.cancelled():
+            self._session.result().stop()
+
+    async def cancel(self) -> None:
+        """Ends it at once; what was not decoded is lost."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await self._task
+
+    @property
+    def ended(self) -> bool:
+        return self._task.done()
+
+    @property
+    def lag(self) -> float:
+        """Seconds of audio not yet looked at."""
+        return self._session.result().lag if self._session.done() and not self._session.cancelled() else 0.0
+
+    @property
+    def language(self) -> str | None:
+        """The language spoken, once it is known."""
+        return self._context.language if self._context is not None else None
+
+    async def updates(self, after: int = 0) -> AsyncIterator[Update]:
+        """What happened after event number `after`, until the stream's end. Raises what broke the stream.
+
+        Whatever happens while the reader is busy comes in one piece. Raises `RequestError` for events no longer kept.
+        """
+        if after > self.seq or (self._log and after < self._log[0].seq - 1):
+            raise RequestError(f"updates after {after} are not kept; the last is {self.seq}")
+        shown: tuple[Word, ...] = ()
+        while True:
+            ended = self._task.done()
+            self._changed.clear()
+            if self.seq > after or self._tentative != shown:
+                shown = self._tentative
+                count = min(self.seq - after, len(self._log))
+                entries = tuple(itertools.islice(reversed(self._log), count))[::-1]
+                after = self.seq
+                segment = self._segment if self._segment_open else self._segment + 1
+                yield Update(self.seq, segment, entries, shown)
+            elif ended:
+                await self._task
+                return
+            else:
+                await self._changed.wait()
+
+    async def _ready(self) -> Session | None:
+        """The session, once the model is there. Raises what ended the stream; None where it has ended in peace."""
+        either: set[asyncio.Future[Any]] = {self._session, self._task}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if self._task.done():
+            await self._task
+            return None
+        return self._session.result()
+
+    async def _run(self) -> None:
+        try:
+            with self._services.context(self._context_id, self.options) as context:
+                self._context = context
+                session = await self._services.session(context, self.client, self._on_event, self._pace)
+                self._session.set_result(session)
+                if self._stopping:
+                    session.stop()
+                await session.run()
+        finally:
+            self._session.cancel()
+
+    async def _on_event(self, event: Event) -> None:
+        if isinstance(event, TextUpdate):
+            self._tentative = event.tentative
+            if not event.committed:
+                self._changed.set()
+                return
+            if not self._segment_open:
+                self._segment, self._segment_open = self._segment + 1, True
+        self._append(event)
+        if isinstance(event, SegmentEnded | Finished):
+            self._segment_open = False
+
+    def _append(self, event: Event) -> None:
+        self.seq += 1
+        self._log.append(Entry(self.seq, self._segment, event))
+        self._changed.set()
+
+
+class Streams:
+    """All streams of the server: who may open one, who may come back to one, and how long it waits for that."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._named: dict[Identity, Stream] = {}
+        self._expiries: dict[Identity, asyncio.TimerHandle] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def anonymous(self, client: str, options: ClientOptions, pace: Pace, audio: AudioInput) -> Stream:
+        """A stream that nobody comes back to: whoever opened it cancels it."""
+        return Stream(self._services, client, options, pace, audio)
+
+    def named(
+        self, identity: Identity, client: str, options: ClientOptions, pace: Pace, audio: AudioInput, resume: bool
+    ) -> tuple[Stream, bool]:
+        """The stream of a client that comes back, or a new one; and whether it is the old one.
+
+        One that has ended is of use only to those who want the rest of its updates, `resume`.
+        """
+        if (expiry := self._expiries.pop(identity, None)) is not None:
+            expiry.cancel()
+        stream = self._named.get(identity)
+        if stream is not None and (resume or not stream.ended):
+            stream.client = client
+            return stream, True
+        stream = Stream(self._services, client, options, pace, audio, f"{identity.client_id} {identity.secret}")
+        self._named[identity] = stream
+        return stream, False
+
+    def leave(self, identity: Identity, done: bool) -> None:
+        """The connection of a named stream is gone. Unless it is `done`, the stream waits for its client for a while,
+        then ends with what it has heard."""
+        if done:
+            del self._named[identity]
+            return
+        loop = asyncio.get_running_loop()
+        config = self._services.config
+        self._expiries[identity] = loop.call_later(config.http.resume_seconds, self._expire, identity)
+        if len(self._expiries) > config.limits.max_clients:  # those who left first have waited longest
+            oldest = next(iter(self._expiries))
+            self._expiries[oldest].cancel()
+            self._expire(oldest)
+
+    def _expire(self, identity: Identity) -> None:
+        del self._expiries[identity]
+        stream = self._named.pop(identity)
+        _LOG.info("%s: has not come back", stream.client)
+        task = asyncio.create_task(self._end(stream))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    @staticmethod
+    async def _end(stream: Stream) -> None:
+        """Decodes the rest, so that the client's context has all its text, and lets the stream go."""
+        stream.stop()
+        try:
+            async for _ in stream.updates(stream.seq):
+                pass
+        except Exception as err:
+            _LOG.warning("%s: ended with %s", stream.client, err)
+
+    async def close(self) -> None:
+        """The server stops: nobody comes back."""
+        for expiry in self._expiries.values():
+            expiry.cancel()
+        for task in self._ending:
+            task.cancel()
+        for stream in self._named.values():
+            await stream.cancel()
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Waits for work that is done even if nobody waits any more."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has looked at it
+    await asyncio.shield(task)
+
+
+def new_secret() -> str:
+    return secrets.token_urlsafe(16)
