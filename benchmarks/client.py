@@ -1,6 +1,6 @@
-"""Clients that speak a clip in real time and note when the words come: Wyoming, and WhisperLiveKit's `/asr`.
+"""Clients that speak a clip in real time and note when the words come: Wyoming, our WebSocket, WhisperLiveKit's `/asr`.
 
-Both count time from the microphone's clock: words from the moment the clip begins (its first chunk leaves 0.1 s later),
+All count time from the microphone's clock: words from the moment the clip begins (its first chunk leaves 0.1 s later),
 the final text from the moment the last sample was spoken, even where the server was slow to take it.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
@@ -90,7 +91,7 @@ async def ask_wyoming(uri: str, clip: Clip, quiet: float) -> Answer:
                 await client.write_event(Transcribe(language="en").event())
                 await client.write_event(AudioStart(SAMPLE_RATE, _WIDTH, _CHANNELS).event())
                 async for chunk in microphone:
-                    await client.write_event(AudioChunk(SAMPLE_RATE, _WIDTH, _CHANNELS, _pcm(chunk)).event())
+                    await client.write_event(AudioChunk(SAMPLE_RATE, _WIDTH, _CHANNELS, pcm(chunk)).event())
                 await client.write_event(AudioStop().event())
                 await listening
             finally:
@@ -115,6 +116,45 @@ async def _listen_wyoming(client: AsyncClient, microphone: Microphone, answer: A
     answer.error = "closed without a transcript"
 
 
+async def ask_context(http: str, clip: Clip, quiet: float) -> Answer:
+    """One stream of our `/ws/transcription`; the transcript are the segments' texts at full quality."""
+    answer, microphone = Answer(clip), Microphone(clip, quiet)
+    query = f"client_id={uuid.uuid4()}&format=updates&encoding=s16le&language=en"
+    try:
+        async with (
+            asyncio.timeout(microphone.seconds + PATIENCE_SECONDS),
+            connect(f"ws://{http}/ws/transcription?{query}", max_size=None, ping_interval=None) as socket,
+        ):
+            listening = asyncio.create_task(_listen_context(socket, microphone, answer))
+            try:
+                async for chunk in microphone:
+                    await socket.send(pcm(chunk))
+                await socket.send(json.dumps({"type": "stop"}))
+                await listening
+            finally:
+                listening.cancel()
+    except (OSError, TimeoutError, WebSocketException) as err:
+        answer.error = answer.error or repr(err)
+    return answer
+
+
+async def _listen_context(socket: ClientConnection, microphone: Microphone, answer: Answer) -> None:
+    async for data in socket:
+        message = json.loads(data)
+        if message["type"] == "end":
+            answer.final = microphone.overtime
+            return
+        if message["type"] == "error":
+            answer.error = message["error"]
+            return
+        for segment in message.get("segments", ()):
+            answer.chunks += segment["text"]
+            answer.transcript += " " + segment.get("final_text", "")
+            if answer.first is None and answer.chunks.strip():
+                answer.first = microphone.elapsed
+    answer.error = "closed before the end"
+
+
 async def ask_asr(uri: str, clip: Clip, quiet: float) -> Answer:
     """One session of WhisperLiveKit's `/asr` with s16le audio; `first` are its first words, settled or not."""
     answer, microphone = Answer(clip), Microphone(clip, quiet)
@@ -126,7 +166,7 @@ async def ask_asr(uri: str, clip: Clip, quiet: float) -> Answer:
             listening = asyncio.create_task(_listen_asr(socket, microphone, answer))
             try:
                 async for chunk in microphone:
-                    await socket.send(_pcm(chunk))
+                    await socket.send(pcm(chunk))
                 await socket.send(b"")
                 await listening
             finally:
@@ -153,6 +193,6 @@ async def _listen_asr(socket: ClientConnection, microphone: Microphone, answer: 
     answer.error = "closed without ready_to_stop"
 
 
-def _pcm(samples: np.ndarray) -> bytes:
+def pcm(samples: np.ndarray) -> bytes:
     """As s16le."""
     return bytes((np.clip(samples, -1, 1) * 32767).astype("<i2"))

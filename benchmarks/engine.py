@@ -24,19 +24,14 @@ from benchmarks.client import PATIENCE_SECONDS, Answer, Microphone
 from benchmarks.clips import DEFAULT_AUDIO, Clip, load_clips, word_error_rate
 from benchmarks.report import percentage, percentile, print_machine, print_table, progress
 from benchmarks.servers import our_config
-from wyoming_wlk.app import find_model
-from wyoming_wlk.catalogue import VAD
 from wyoming_wlk.config import Config
 from wyoming_wlk.engine.cache import KVCache, ParkedRow
 from wyoming_wlk.engine.checkpoint import load_checkpoint
-from wyoming_wlk.engine.engine import DecodingSettings, Engine
 from wyoming_wlk.engine.model import DecoderInput, Precision, Whisper
-from wyoming_wlk.engine.runner import DeviceSettings, cuda_memory_gb
-from wyoming_wlk.models import ModelStore
+from wyoming_wlk.loading import choose_device, expected_model, find_model, load_speech, model_threads
 from wyoming_wlk.services import ModelInfo, Pace, Services
 from wyoming_wlk.session import Speech
 from wyoming_wlk.utterance import Event, Finished, TextUpdate
-from wyoming_wlk.vad import SileroVad
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -89,16 +84,18 @@ def tentative_words(options: Sequence[str], clips: Sequence[Clip], quiet: float)
 
     async def run() -> list[Answer]:
         config = our_config(options)
-        engine, vad = _load(config)
-        try:
-            with ThreadPoolExecutor(1, "vad") as executor:
-                ready: asyncio.Future[Speech] = asyncio.get_running_loop().create_future()
-                ready.set_result(Speech(engine, vad, executor))
-                services = Services(config, ModelInfo(config.model.model, engine.languages), ready)
+        with ThreadPoolExecutor(1, "vad") as executor:
+
+            async def load(config: Config) -> tuple[Speech, ModelInfo]:
+                return await asyncio.to_thread(load_speech, config, executor)
+
+            services = Services(config, expected_model(config), load)
+            await services.load()
+            try:
                 await _converse(services, clips[0], quiet)  # the first time always takes longer
                 return [await _converse(services, clip, quiet) for clip in clips]
-        finally:
-            engine.stop()
+            finally:
+                await services.close()
 
     return asyncio.run(run())
 
@@ -124,25 +121,6 @@ async def _converse(services: Services, clip: Clip, quiet: float) -> Answer:
     return answer
 
 
-def _device(config: Config) -> str:
-    return config.model.device if config.model.device != "auto" else "cuda" if cuda_memory_gb() else "cpu"
-
-
-def _threads(config: Config) -> int:
-    """As `serve` chooses: a core stays free for everything but the model."""
-    return config.model.threads or max(1, (os.cpu_count() or 1) - 1)
-
-
-def _load(config: Config) -> tuple[Engine, SileroVad]:
-    device = _device(config)
-    model = find_model(config, device)
-    on = DeviceSettings(device, config.model.compute_type, _threads(config), config.model.slots)
-    decoding = config.decoding
-    how = DecodingSettings(decoding.beam_size, decoding.temperatures)
-    vad = ModelStore(config.model.data_dir, config.model.offline).fetch(VAD) / "silero_vad.onnx"
-    return Engine.load(model.folder, model.tokenizer, on, how), SileroVad(vad)
-
-
 # --- the model --------------------------------------------------------------------------------------------------------
 
 
@@ -150,10 +128,9 @@ def _load(config: Config) -> tuple[Engine, SileroVad]:
 def measure_kernels(options: Sequence[str]) -> Kernels:
     """The parts of the model one by one, on this thread."""
     config = our_config(options)
-    name = _device(config)
-    torch.set_num_threads(_threads(config))
-    device = torch.device(name)
-    checkpoint = load_checkpoint(find_model(config, name).folder)
+    torch.set_num_threads(model_threads(config))
+    device = torch.device(choose_device(config))
+    checkpoint = load_checkpoint(find_model(config).folder)
     model = Whisper(checkpoint, Precision.choose(config.model.compute_type, device), device)
     cache = model.new_cache(max(_BATCHES))
     encoder = {seconds: _timed(device, partial(model.encode, [_mel(model, seconds)])) for seconds in _WINDOWS}

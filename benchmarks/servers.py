@@ -35,6 +35,8 @@ class Launch:
     ready: str
     """What its log says once it may be used."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    http: str = ""
+    """HOST:PORT of the HTTP door, of ours."""
 
 
 class Server:
@@ -144,6 +146,6 @@ def our_config(options: Sequence[str]) -> config.Config:
 
 
 def our_server(options: Sequence[str]) -> Launch:
-    uri = f"tcp://127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "wyoming_wlk", "serve", "--uri", uri, *with_defaults(options)]
-    return Launch("wyoming-wlk", command, uri, ask_wyoming, "Ready: model")
+    uri, http = f"tcp://127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "wyoming_wlk", "serve", "--uri", uri, "--http", http, *with_defaults(options)]
+    return Launch("wyoming-wlk", command, uri, ask_wyoming, "Ready: model", http=http)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from wyoming.asr import Transcribe
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncClient
 from wyoming.event import Event
 
-from wyoming_wlk.config import Config, HttpConfig
+from wyoming_wlk.config import Address, Config, HttpConfig
 from wyoming_wlk.engine.engine import Engine
 from wyoming_wlk.frontends.gate import Gate
 from wyoming_wlk.frontends.http import HttpServer
@@ -29,9 +30,12 @@ class Server:
     port: int
     services: Services
     listeners: Listeners
+    http: HttpServer
     url: str
     """The HTTP door, without a slash at the end."""
     speech: asyncio.Future[Speech]
+    """Set by those who start a server that is not `loaded`."""
+    loading: asyncio.Task[None]
 
     @property
     def uri(self) -> str:
@@ -39,26 +43,41 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(engine: Engine, vad: SileroVad, loaded: bool = True, **changes: object) -> AsyncIterator[Server]:
-    """A server on a free port; `changes` are options of any section, by name."""
-    config = Config(http=HttpConfig(http=("127.0.0.1", 0)))
+async def serving(
+    engine: Engine,
+    vad: SileroVad,
+    loaded: bool = True,
+    others: Mapping[str, Engine] = MappingProxyType({}),
+    **changes: object,
+) -> AsyncIterator[Server]:
+    """A server on free ports; `others` can be changed to, `changes` are options of any section, by name."""
+    config = Config(http=HttpConfig(http=Address("127.0.0.1", 0)))
     for section in ("server", "http", "voice", "limits", "decoding"):
         known = {name: value for name, value in changes.items() if hasattr(getattr(config, section), name)}
         config = replace(config, **{section: replace(getattr(config, section), **known)})
     speech: asyncio.Future[Speech] = asyncio.get_running_loop().create_future()
-    services = Services(config, ModelInfo("tiny.en", ("en",)), speech)
+    model = ModelInfo("tiny.en", ("en",))
+
+    async def load(wanted: Config) -> tuple[Speech, ModelInfo]:
+        name = wanted.model.model
+        if name in others:
+            return Speech(others[name], vad, executor), ModelInfo(name, others[name].languages)
+        return await speech, model
+
+    services = Services(config, model, load)
     gate = Gate(config)
     listeners, http = Listeners(services, gate), HttpServer(services, gate)
     with ThreadPoolExecutor(1) as executor:
         if loaded:
             speech.set_result(Speech(engine, vad, executor))
+        loading = asyncio.create_task(services.load())
         (address,) = await listeners.start("tcp://127.0.0.1:0")
         (url,) = await http.start()
         try:
-            yield Server(int(address.rpartition(":")[2]), services, listeners, url, speech)
+            yield Server(int(address.rpartition(":")[2]), services, listeners, http, url, speech, loading)
         finally:
             await asyncio.gather(listeners.stop(1.0), http.stop(1.0))
-            speech.cancel()
+            loading.cancel()
 
 
 async def say(

@@ -20,7 +20,17 @@ from wyoming.info import Describe
 
 from wyoming_wlk.models import InstalledModel
 
-COMMAND = [sys.executable, "-m", "wyoming_wlk", "serve", "--no-zeroconf", "--offline", "--model", "tiny.en"]
+COMMAND = [
+    sys.executable,
+    "-m",
+    "wyoming_wlk",
+    "serve",
+    "--no-zeroconf",
+    "--no-http",
+    "--offline",
+    "--model",
+    "tiny.en",
+]
 
 
 @asynccontextmanager

@@ -151,7 +151,7 @@ def test_pull_offline(tmp_path: Path) -> None:
 
 def serve(tmp_path: Path, port: int, *more: str) -> subprocess.CompletedProcess[str]:
     uri = f"tcp://127.0.0.1:{port}"
-    return run("serve", "--no-zeroconf", "--offline", "--data-dir", tmp_path, "--uri", uri, *more)
+    return run("serve", "--no-zeroconf", "--no-http", "--offline", "--data-dir", tmp_path, "--uri", uri, *more)
 
 
 def test_occupied_port(tmp_path: Path, occupied: int) -> None:

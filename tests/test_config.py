@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from wyoming_wlk.config import SECTIONS, Config, Option, _shown, add_arguments, load, options
+from wyoming_wlk.config import SECTIONS, Address, Config, Option, _shown, add_arguments, load, options
 from wyoming_wlk.errors import ConfigError
 
 OPTIONS = [(section, name, declared) for section, cls in SECTIONS.items() for name, declared in options(cls)]
@@ -24,6 +24,11 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "uri": ("unix:///run/x,stdio://", ("unix:///run/x", "stdio://")),
     "zeroconf": ("Flat", "Flat"),
     "allow": ("10.1.2.3/8, ::1", (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1/128"))),
+    "http": ("[::1]:8080", Address("::1", 8080)),
+    "token": ("sesame", "sesame"),
+    "cors": ("https://a.example, *", ("https://a.example", "*")),
+    "tls_certificate": ("/etc/x.pem", Path("/etc/x.pem")),
+    "tls_key": ("/etc/x.key", Path("/etc/x.key")),
     "model": ("tiny", "tiny"),
     "device": ("cuda", "cuda"),
     "compute_type": ("bfloat16", "bfloat16"),
@@ -49,6 +54,9 @@ for _, _name, _ in OPTIONS:
 WRONG = {
     "uri": ("http://x", "tcp://0.0.0.0", "tcp://:1", "tcp://x:y", "tcp://x:65536", "tcp://x:-1", "x", "", " , "),
     "allow": ("10.0.0.0/33", "example.com", "10.0.0"),
+    "http": ("x", "0.0.0.0", ":1", "x:y", "x:65536", ""),
+    "max_upload": ("0", "-1", "much"),
+    "resume_seconds": ("-1", "nan"),
     "device": ("tpu", "CPU", ""),
     "compute_type": ("int4", "fp16"),
     "threads": ("-1", "1.5", "many", "", "257"),

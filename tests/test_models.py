@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -209,6 +211,30 @@ def test_unwritable_folder(index: Path, entry: CatalogueEntry, tmp_path: Path) -
 # --- names and folders ------------------------------------------------------------------------------------------------
 
 
+def test_a_choice_is_remembered(
+    index: Path, entry: CatalogueEntry, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the model picked among several is here, the network is not asked for a better one at every start."""
+    monkeypatch.setitem(CATALOGUE, "fake", entry)
+    monkeypatch.setitem(CATALOGUE, "better", CatalogueEntry("better", 1))
+    assert ModelStore(data_dir).resolve_first(["better", "fake"]).name == "fake"
+    monkeypatch.setitem(CATALOGUE, "better", replace(entry, name="better"))
+    assert ModelStore(data_dir).resolve_first(["better", "fake"]).name == "fake"
+    ModelStore(data_dir).remove("fake")
+    assert ModelStore(data_dir).resolve_first(["better", "fake"]).name == "better"
+
+
+def test_killed_downloads_are_swept_up(index: Path, entry: CatalogueEntry, data_dir: Path) -> None:
+    """Folders that a killed download left behind go once they are a day old; fresh ones may be at work."""
+    old, fresh = data_dir / "models" / ".partial-old", data_dir / "models" / ".partial-fresh"
+    for folder in (old, fresh):
+        folder.mkdir(parents=True)
+        (folder / "model.bin").write_bytes(b"x")
+    os.utime(old, (0, 0))
+    ModelStore(data_dir).fetch(entry)
+    assert not old.exists() and fresh.exists()
+
+
 def test_resolve(index: Path, entry: CatalogueEntry, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name of the catalogue is fetched, listed, preferred in order, and can be removed."""
     monkeypatch.setitem(CATALOGUE, "fake", entry)
@@ -219,7 +245,7 @@ def test_resolve(index: Path, entry: CatalogueEntry, data_dir: Path, monkeypatch
     assert model.tokenizer.read_bytes() == TOKENIZER
     assert store.installed() == ["fake"]
     store.remove("fake")
-    assert store.installed() == [] and files(data_dir) == set()
+    assert store.installed() == [] and {Path(file).name for file in files(data_dir)} == {".choice-gone-fake"}
     with pytest.raises(ModelError, match="no model can be had: .*gone.*; .*unknown model 'nonsense'"):
         store.resolve_first(["gone", "nonsense"])
 

@@ -12,8 +12,9 @@ from conftest import Clip
 from wyoming_wlk.engine.context import ClientOptions, DecoderContext
 from wyoming_wlk.engine.engine import Engine
 from wyoming_wlk.engine.request import Word
+from wyoming_wlk.engine.statistics import SessionStatistics
 from wyoming_wlk.session import Session, Speech
-from wyoming_wlk.utterance import Event, Finished, TextUpdate, Utterance, UtteranceSettings
+from wyoming_wlk.utterance import Event, Finished, SegmentEnded, TextUpdate, Utterance, UtteranceSettings
 from wyoming_wlk.vad import SileroVad, VadSettings
 
 RATE = 16000
@@ -27,7 +28,8 @@ def session(engine: Engine, vad: SileroVad, policy: str = "alignatt") -> tuple[S
 
     context = DecoderContext(ClientOptions(policy=policy))
     utterance = Utterance(context, UtteranceSettings(max_window=engine.max_window_seconds), "test")
-    return Session(Speech(engine, vad, ThreadPoolExecutor(1)), utterance, VadSettings(), emit), events
+    speech = Speech(engine, vad, ThreadPoolExecutor(1))
+    return Session(speech, utterance, VadSettings(), emit, SessionStatistics()), events
 
 
 async def hear(engine: Engine, vad: SileroVad, samples: np.ndarray, policy: str = "alignatt") -> list[Event]:
@@ -147,3 +149,23 @@ async def test_feeding_waits_while_the_session_is_behind(engine: Engine, vad: Si
                 await made.feed(np.zeros(RATE, np.float32))
                 fed += 1
     assert 10 <= fed <= 12
+
+
+async def test_audio_far_ahead_of_real_time_loses_nothing(
+    engine: Engine, vad: SileroVad, clips: dict[str, Clip]
+) -> None:
+    """A client that sends all at once, as one that catches up does, gets every sentence, cut at the same pauses."""
+    silence = np.zeros(32000, np.float32)
+    names = ("1688-142285-0003", "turn_on_the_lamp", "1688-142285-0005", "is_the_garage_door_closed")
+    audio = np.concatenate([part for name in names for part in (clips[name].samples, silence)])
+    made, events = session(engine, vad)
+    feeding = asyncio.create_task(made.feed(audio))
+    running = asyncio.create_task(made.run())
+    await feeding
+    made.stop()
+    await running
+    ended = [event for event in events if isinstance(event, SegmentEnded)]
+    said = ["".join(word.text for word in event.words).lower() for event in ended]
+    assert len(said) == 4
+    for heard, expected in zip(said, ("account", "lamp", "accusing", "garage door"), strict=True):
+        assert expected in heard

@@ -7,7 +7,16 @@ import pytest
 
 from wyoming_wlk.engine.context import SAMPLE_RATE, ClientOptions, DecoderContext
 from wyoming_wlk.engine.request import StepKind, StepRequest, StepResult, Word
-from wyoming_wlk.utterance import Finished, SpeechStarted, SpeechStopped, TextUpdate, Utterance, UtteranceSettings
+from wyoming_wlk.utterance import (
+    Finished,
+    Flushed,
+    SegmentEnded,
+    SpeechStarted,
+    SpeechStopped,
+    TextUpdate,
+    Utterance,
+    UtteranceSettings,
+)
 from wyoming_wlk.vad import SpeechEnd, SpeechEvent, SpeechStart
 
 PARTIAL, FINAL = StepKind.PARTIAL, StepKind.FINAL
@@ -150,7 +159,7 @@ def test_a_running_final_is_cancelled_by_speech_and_a_partial_by_a_pause() -> No
     """What has become pointless is dropped, not waited for."""
     talk = Talk()
     talk.begin()
-    talk.hear(1.0, answer=False)
+    talk.hear(0.9, answer=False)
     partial = talk.utterance.next_request()
     assert partial is not None and partial.kind is PARTIAL
     talk.hear(0.3, SpeechEnd(round((talk.clock - 0.1) * SAMPLE_RATE)), answer=False)
@@ -229,6 +238,86 @@ def test_long_windows_are_trimmed_behind_sentences() -> None:
     expected = [f"w{i}" + "." * (i % 10 == 9) for i in range(240)]
     assert talk.finished.text.split() == expected
     assert talk.committed.split() == expected
+
+
+def test_segments_are_told_with_their_final_words() -> None:
+    """Each word is in one segment, and what was committed beyond a segment's end is told with it."""
+    talk = Talk()
+    talk.begin()
+    talk.speak(100.0)
+    talk.stop()
+    committed: list[str] = []
+    ended: list[str] = []
+    kept = []
+    for event in talk.events:
+        if isinstance(event, TextUpdate):
+            committed += [word.text for word in event.committed]
+        elif isinstance(event, SegmentEnded):
+            ended += [word.text for word in event.words]
+            kept.append(event.kept)
+            assert committed[: len(committed) - event.kept] == ended
+    assert len(kept) > 3 and kept[0] > 0 and kept[-1] == 0
+    assert ended == [f" w{i}" for i in range(200)]
+
+
+def test_a_flush_in_mid_speech() -> None:
+    """What was said so far comes out at once as a segment; speech goes on in the next one, nothing twice."""
+    talk = Talk()
+    talk.begin()
+    talk.speak(1.8)
+    talk.hear(0.1, answer=False)
+    talk.utterance.flush()
+    talk.hear(0.5, answer=False)
+    talk.answer()
+    assert isinstance(talk.events[-1], Flushed) and isinstance(talk.events[-2], SegmentEnded)
+    assert len(talk.events[-2].words) == 4
+    talk.speak(2.0)
+    talk.stop()
+    assert talk.finished.text.split() == [f"w{i}" for i in range(9)]
+    assert talk.committed.split() == [f"w{i}" for i in range(9)]
+
+
+def test_a_flush_in_a_pause_or_in_silence() -> None:
+    """In a pause the segment does not wait for the pause's end; where nothing is open the answer comes at once."""
+    talk = Talk()
+    talk.hear(1.0)
+    talk.utterance.flush()
+    talk.answer()
+    assert [type(event) for event in talk.events] == [Flushed]
+    talk.begin()
+    talk.speak(1.0)
+    talk.pause(0.3)
+    talk.utterance.flush()
+    talk.answer()
+    assert [type(event) for event in talk.events[-2:]] == [SegmentEnded, Flushed]
+    talk.stop()
+    assert len(talk.finished.text.split()) == len(talk.committed.split()) > 1
+
+
+def test_a_flush_while_a_step_runs() -> None:
+    """A partial step is dropped for it, and speech that begins again meanwhile does not get lost."""
+    talk = Talk()
+    talk.begin()
+    talk.hear(0.9, answer=False)
+    partial = talk.utterance.next_request()
+    assert partial is not None and partial.kind is PARTIAL
+    talk.utterance.flush()
+    assert talk.utterance.next_request() is None and partial.cancelled
+    talk.utterance.dropped()
+    talk.speak(1.0)
+    talk.stop()
+    assert [type(event) for event in talk.events].count(Flushed) == 1
+    assert talk.finished.text.split() == talk.committed.split() == [f"w{i}" for i in range(4)]
+
+
+def test_without_partial_steps_long_speech_is_cut_at_words() -> None:
+    """A recording is decoded by finals alone: each word once, cut where nothing is committed yet."""
+    talk = Talk(step=float("inf"))
+    talk.begin()
+    talk.speak(100.0)
+    talk.stop()
+    assert set(talk.kinds()) == {FINAL}
+    assert talk.finished.text.split() == talk.committed.split() == [f"w{i}" for i in range(200)]
 
 
 def test_the_first_words_are_looked_for_early() -> None:

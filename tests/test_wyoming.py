@@ -191,7 +191,7 @@ async def test_busy_tells_newcomers_and_still_describes(engine: Engine, vad: Sil
 async def test_connection_limits_and_networks(engine: Engine, vad: SileroVad) -> None:
     """Over the limit of connections, or from a network that is not allowed: describe, a reason, a close."""
     elsewhere = (ipaddress.ip_network("10.0.0.0/8"),)
-    for changes, code in (({"max_connections": 0}, "busy"), ({"allow": elsewhere}, "request")):
+    for changes, code in (({"max_connections": 0}, "busy"), ({"allow": elsewhere}, "access")):
         async with serving(engine, vad, **changes) as server, AsyncClient.from_uri(server.uri) as client:
             await client.write_event(Describe().event())
             events = await answer(client)

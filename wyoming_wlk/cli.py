@@ -1,12 +1,14 @@
-"""The command `wyoming-wlk`: serve, and the models on this machine."""
+"""The command `wyoming-wlk`: serve, the models on this machine, and clients."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import os
+import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from wyoming_wlk import __version__, config, logs
 from wyoming_wlk.catalogue import CATALOGUE
@@ -66,7 +68,37 @@ def _parser() -> argparse.ArgumentParser:
         config.add_arguments(action, store, only=("data_dir", "offline"))
         action.set_defaults(run=run)
     config.add_arguments(models, store, only=("data_dir", "offline"))
+    _add_clients(commands)
     return parser
+
+
+def _add_clients(commands: argparse._SubParsersAction[_Parser]) -> None:
+    transcribe = commands.add_parser(
+        "transcribe",
+        help="recordings to text or subtitles",
+        description="Writes what is said in recordings (any format that FFmpeg knows), by a model on this machine or "
+        "by a server. The exit code is 1 where one of several files fails.",
+    )
+    transcribe.add_argument("file", metavar="FILE", nargs="+", type=Path)
+    transcribe.add_argument("--format", choices=("txt", "srt", "vtt", "json"), default="txt", help="[txt]")
+    transcribe.add_argument("--output-dir", metavar="DIR", type=Path, help="write files there instead of to stdout")
+    transcribe.add_argument("--server", metavar="URL", help="of a server that does the work: http://HOST:10380")
+    config.add_arguments(transcribe, {"http": config.HttpConfig}, only=("token",))
+    own = {"decoding": config.DecodingConfig, "model": config.ModelConfig}
+    chosen = ("language", "task", "prompt", "beam_size", "model", "device", "compute_type", "threads")
+    config.add_arguments(transcribe, own, only=(*chosen, "data_dir", "offline"))
+    transcribe.set_defaults(run=_transcribe)
+
+    listen = commands.add_parser(
+        "listen",
+        help="live captions of a microphone or of what the machine plays",
+        description="Shows what is said, as it is said, until ctrl-C. Needs a server.",
+    )
+    listen.add_argument("--server", metavar="URL", default="ws://127.0.0.1:10380", help="[ws://127.0.0.1:10380]")
+    listen.add_argument("--source", choices=("mic", "system", "both"), default="mic", help="what to listen to [mic]")
+    config.add_arguments(listen, {"http": config.HttpConfig}, only=("token",))
+    config.add_arguments(listen, own, only=("language", "task", "prompt"))
+    listen.set_defaults(run=_listen)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -102,6 +134,41 @@ def _pull_model(arguments: argparse.Namespace) -> int:
 def _remove_model(arguments: argparse.Namespace) -> int:
     _store(arguments).remove(arguments.name)
     return 0
+
+
+def _transcribe(arguments: argparse.Namespace) -> int:
+    settings, files = config.load(arguments, os.environ), arguments.file
+    if arguments.server is not None:
+        _check_url(arguments.server)
+    logs.set_up("warning", "text")
+    from wyoming_wlk.clients.transcribe import Output, transcribe_here, transcribe_there
+
+    output = Output(arguments.format, arguments.output_dir)
+    if arguments.server is None:
+        good = transcribe_here(settings, files, output)
+    else:
+        work = transcribe_there(arguments.server, settings.http.token, settings.decoding, files, output)
+        good = asyncio.run(work)
+    return 0 if good else FAILURE
+
+
+def _listen(arguments: argparse.Namespace) -> int:
+    settings = config.load(arguments, os.environ)
+    _check_url(arguments.server)
+    from wyoming_wlk.clients.capture import sources
+    from wyoming_wlk.clients.listen import listen
+    from wyoming_wlk.clients.screen import Screen
+
+    found = sources(arguments.source)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    screen = Screen(sys.stdout, [source.name for source in found], width)
+    asyncio.run(listen(found, arguments.server, settings.http.token, settings.decoding, screen))
+    return 0
+
+
+def _check_url(server: str) -> None:
+    if server.partition("://")[0] not in ("http", "https", "ws", "wss"):
+        raise ConfigError(f"--server: {server!r} is no URL: http://HOST:PORT")
 
 
 def _store(arguments: argparse.Namespace) -> ModelStore:

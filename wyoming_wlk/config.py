@@ -22,6 +22,18 @@ from wyoming_wlk.languages import normalize_language
 T = TypeVar("T")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
 # --- how values are parsed --------------------------------------------------------------------------------------------
 
 
@@ -97,14 +109,11 @@ def network(value: str) -> Network:
     return ipaddress.ip_network(value, strict=False)
 
 
-def address(value: str) -> tuple[str, int] | None:
-    """HOST:PORT; `off` for none."""
-    if value == "off":
-        return None
+def address(value: str) -> Address:
     host, _, port = value.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
         raise ValueError("must be HOST:PORT")
-    return host.strip("[]"), int(port)
+    return Address(host.strip("[]"), int(port))
 
 
 def uri(value: str) -> str:
@@ -186,15 +195,15 @@ class ServerConfig:
     )  # fmt: skip
 
 
-_DEFAULT_HTTP: tuple[str, int] | None = ("0.0.0.0", 10380)
+_DEFAULT_HTTP: Address | None = Address("0.0.0.0", 10380)
 
 
 @dataclass(frozen=True)
 class HttpConfig:
     """WebSocket, HTTP and the web page."""
 
-    http: tuple[str, int] | None = option(
-        _DEFAULT_HTTP, address, "where to serve WebSocket and HTTP, HOST:PORT [0.0.0.0:10380]", "ADDRESS",
+    http: Address | None = option(
+        _DEFAULT_HTTP, off_or(address), "where to serve WebSocket, HTTP and the web page, HOST:PORT", "ADDRESS",
         negative="off",
     )  # fmt: skip
     token: str = option("", text, "clients must show this token; better given as a file, WLK_TOKEN_FILE", "TOKEN")
@@ -202,8 +211,10 @@ class HttpConfig:
         (), several(text, may_be_empty=True),
         "origins besides the server's own whose pages may use it, or *; repeatable", "ORIGIN", repeat=True,
     )  # fmt: skip
-    tls_certificate: Path | None = option(_NO_FILE, folder, "serve HTTPS: file with the certificate chain", "FILE")
-    tls_key: Path | None = option(_NO_FILE, folder, "serve HTTPS: file with the private key", "FILE")
+    tls_certificate: Path | None = option(
+        _NO_FILE, off_or(folder), "serve HTTPS: file with the certificate chain, and with the key", "FILE"
+    )
+    tls_key: Path | None = option(_NO_FILE, off_or(folder), "file of the private key, where it has its own", "FILE")
     max_upload: int = option(200, whole(1), "largest upload, in MB", "MB")
     resume_seconds: float = option(
         60.0, decimal(0), "how long a stream waits for a client that lost its connection", "SECONDS"
@@ -320,8 +331,6 @@ class Config:
             raise ConfigError(f"--beam-size {self.decoding.beam_size} needs at least as many --slots")
         if self.model.compute_type == "int8" and self.model.device == "cuda":
             raise ConfigError("--compute-type int8 runs on the CPU only")
-        if (self.http.tls_certificate is None) is not (self.http.tls_key is None):
-            raise ConfigError("--tls-certificate and --tls-key go together")
 
 
 # --- command line, environment and files ------------------------------------------------------------------------------

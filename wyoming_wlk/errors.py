@@ -40,6 +40,18 @@ class RequestError(WlkError):
     code = "request"
 
 
+class UnknownModelError(RequestError):
+    """A request for a model that is not the one we have."""
+
+    code = "model_not_found"
+
+
+class TooLargeError(RequestError):
+    """An upload beyond the limit."""
+
+    code = "too_large"
+
+
 class AccessError(WlkError):
     """A client without the right token, or from a page of somebody else's."""
 

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from wyoming_wlk.errors import ModelError
 _LOG = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
 _BLOCK = 1 << 20
+_ABANDONED_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,22 @@ class ModelStore:
         raise ModelError(f"unknown model {name!r}; `wyoming-wlk models` lists them, and a folder or file works too")
 
     def resolve_first(self, names: Sequence[str]) -> InstalledModel:
-        """The first of several catalogue names that can be had. Raises `ModelError` where none can."""
+        """The first of several catalogue names that can be had. Raises `ModelError` where none can.
+
+        The choice is remembered: while that model is here, the network is not asked for a better one again.
+        """
+        memory = self._root / f".choice-{'-'.join(names)}"
+        remembered = memory.read_text("utf-8") if memory.exists() else ""
         failures = []
-        for name in names:
+        for name in [remembered] if remembered in names and remembered in self.installed() else names:
             try:
-                return self.resolve(name)
+                model = self.resolve(name)
             except ModelError as err:
                 failures.append(str(err))
+                continue
+            if not self._offline:
+                memory.write_text(name, "utf-8")
+            return model
         raise ModelError("no model can be had: " + "; ".join(failures))
 
     def fetch(self, entry: CatalogueEntry) -> Path:
@@ -187,6 +198,7 @@ def _staging(root: Path) -> Iterator[Path]:
     """A folder that vanishes unless it was moved into place."""
     try:
         root.mkdir(parents=True, exist_ok=True)
+        _sweep(root)
         folder = Path(tempfile.mkdtemp(dir=root, prefix=".partial-"))
     except OSError as err:
         raise ModelError(f"cannot write to {root}: {err}") from err
@@ -197,6 +209,15 @@ def _staging(root: Path) -> Iterator[Path]:
         raise ModelError(f"{type(err).__name__}: {err}") from err
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(root: Path) -> None:
+    """Deletes what downloads left behind that were killed."""
+    oldest = time.time() - _ABANDONED_SECONDS
+    for pattern in (".partial-*", ".wheels-*"):
+        for folder in root.glob(pattern):
+            if folder.stat().st_mtime < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _verify(folder: Path, hashes: dict[str, str]) -> None:

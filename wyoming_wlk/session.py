@@ -6,6 +6,7 @@ A frontend feeds audio and is told what happens through one callback. Nothing he
 from __future__ import annotations
 
 import asyncio
+import bisect
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -16,27 +17,50 @@ import numpy as np
 
 from wyoming_wlk.engine.engine import Engine, StepDropped
 from wyoming_wlk.engine.request import StepRequest, StepResult
-from wyoming_wlk.utterance import Event, Utterance
+from wyoming_wlk.engine.statistics import SessionStatistics
+from wyoming_wlk.utterance import Event, TextUpdate, Utterance
 from wyoming_wlk.vad import SileroVad, SpeechDetector, VadSettings, VadStream
 
 SAMPLE_RATE = 16000
 _INBOX_SECONDS = 10.0
 """Audio that may wait here; beyond it `feed` waits, and the client's socket with it."""
 
-_BACKLOG_SECONDS = 4.0
-"""Undecoded audio in the utterance; beyond it the inbox is left alone, so that speech events stay near the text."""
+_LIVE_SECONDS = 2.0
+"""A client that is no further ahead is live: it hears of the end of its speech at once, even while a step runs."""
 
-_GULP_SECONDS = 0.5
+_ARRIVALS = 1000
+"""Pieces of audio whose arrival is remembered; words are committed within the last of them."""
+
+GULP_SECONDS = 0.5
 """Waiting chunks are taken together up to about this length."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Speech:
     """What all sessions share: the engine, the voice activity network and the threads it runs on."""
 
     engine: Engine
     vad: SileroVad
     executor: Executor
+    users: int = 0
+    """Sessions that run on it."""
+    retired: bool = False
+
+    def retire(self) -> None:
+        """No new sessions: the engine ends with the last one."""
+        self.retired = True
+        self._end_if_unused()
+
+    def enter(self) -> None:
+        self.users += 1
+
+    def leave(self) -> None:
+        self.users -= 1
+        self._end_if_unused()
+
+    def _end_if_unused(self) -> None:
+        if self.retired and not self.users:
+            self.engine.retire()
 
 
 class Session:
@@ -48,8 +72,17 @@ class Session:
         utterance: Utterance,
         vad_settings: VadSettings,
         emit: Callable[[Event], Awaitable[None]],
+        statistics: SessionStatistics,
+        lookahead: float = 0.5,
+        live: bool = True,
     ) -> None:
-        self._speech, self._utterance, self._emit = speech, utterance, emit
+        """`lookahead`: seconds of undecoded audio that are looked at while a step runs; with more, a pause that ends a
+        segment could be over before its final is there. Clients that are `live` are listened to anyway."""
+        self._lookahead, self._live = lookahead, live
+        self._speech, self._utterance, self._emit, self._statistics = speech, utterance, emit, statistics
+        self._clock = 0
+        self._arrivals: deque[tuple[float, float]] = deque(maxlen=_ARRIVALS)
+        """End of a piece of audio in the stream's time, and when it came (monotonic), both in seconds."""
         self._stream, self._detector = VadStream(speech.vad), SpeechDetector(vad_settings)
         self._inbox: deque[np.ndarray | None] = deque()
         """Audio in order; None stands where a flush was asked for."""
@@ -68,12 +101,19 @@ class Session:
             piece = audio[start : start + SAMPLE_RATE]
             self._inbox.append(piece)
             self._inbox_samples += len(piece)
+            self._clock += len(piece)
+            self._arrivals.append((self._clock / SAMPLE_RATE, time.monotonic()))
+            self._statistics.audio.add(len(piece) / SAMPLE_RATE)
             self._arrived.set()
 
     @property
     def lag(self) -> float:
         """Seconds of audio that no step has seen yet."""
         return self._inbox_samples / SAMPLE_RATE + self._utterance.backlog
+
+    @property
+    def _is_live(self) -> bool:
+        return self._live and self.lag < _LIVE_SECONDS
 
     def flush(self) -> None:
         """Asks for the words of all audio fed so far, without waiting for a pause."""
@@ -90,11 +130,12 @@ class Session:
         arrival: asyncio.Task[bool] | None = None
         step: asyncio.Task[StepResult] | None = None
         request: StepRequest | None = None
+        self._speech.enter()
         try:
             while not self._utterance.finished:
                 if (wanted := self._utterance.next_request()) is not None:
                     request, step = wanted, asyncio.create_task(self._speech.engine.step(wanted))
-                hungry = step is None or self._utterance.backlog < _BACKLOG_SECONDS
+                hungry = step is None or self._utterance.backlog < self._lookahead or self._is_live
                 if hungry and arrival is None:
                     arrival = asyncio.create_task(self._arrived.wait())
                 tasks = [task for task in (arrival if hungry else None, step) if task is not None]
@@ -109,21 +150,32 @@ class Session:
                     arrival = None
                     await self._take()
                 for event in self._utterance.events():
+                    self._note_delay(event)
                     await self._emit(event)
         finally:
             self._ended = True
             self._taken.set()
+            self._speech.leave()
             if request is not None:
                 request.cancelled = True
             for task in (arrival, step):
                 if task is not None:
                     task.cancel()
 
+    def _note_delay(self, event: Event) -> None:
+        if not isinstance(event, TextUpdate):
+            return
+        now = time.monotonic()
+        for word in event.committed:
+            index = bisect.bisect_left(self._arrivals, (word.end, 0.0))
+            if index < len(self._arrivals):
+                self._statistics.word_delay.add(now - self._arrivals[index][1])
+
     async def _take(self) -> None:
         """Moves waiting audio into the utterance, through voice activity detection."""
         self._arrived.clear()
         pieces: list[np.ndarray] = []
-        while self._inbox and sum(map(len, pieces)) < _GULP_SECONDS * SAMPLE_RATE:
+        while self._inbox and sum(map(len, pieces)) < GULP_SECONDS * SAMPLE_RATE:
             if (piece := self._inbox[0]) is None and pieces:
                 break
             self._inbox.popleft()

@@ -27,8 +27,8 @@ from wyoming_wlk.session import Session
 from wyoming_wlk.utterance import Event, Finished, Flushed, SegmentEnded, TextUpdate
 
 _LOG = logging.getLogger(__name__)
-_KEPT_ENTRIES = 5000
-"""Events that a client which comes back can still get: some hours of speech."""
+_KEPT_NAMED, _KEPT_ANONYMOUS = 2000, 500
+"""Events kept of a stream: an hour of speech for a client that may come back, for others what a slow reader needs."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,13 @@ class Stream:
         self._services, self._pace, self._context_id = services, pace, context_id
         self._audio = audio
         self._hearing = asyncio.Lock()
-        self._log: deque[Entry] = deque(maxlen=_KEPT_ENTRIES)
+        self._log: deque[Entry] = deque(maxlen=_KEPT_NAMED if context_id else _KEPT_ANONYMOUS)
         self._segment, self._segment_open = 0, False
         self._tentative: tuple[Word, ...] = ()
         self._changed = asyncio.Event()
         self._context: DecoderContext | None = None
         self._session: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
-        self._stopping = False
+        self._stopping = self._discarded = False
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(lambda _: self._changed.set())
 
@@ -144,6 +144,11 @@ class Stream:
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await self._task
 
+    async def discard(self) -> None:
+        """As `cancel`, by the client's own wish: the updates end in peace."""
+        self._discarded = True
+        await self.cancel()
+
     @property
     def ended(self) -> bool:
         return self._task.done()
@@ -177,7 +182,8 @@ class Stream:
                 segment = self._segment if self._segment_open else self._segment + 1
                 yield Update(self.seq, segment, entries, shown)
             elif ended:
-                await self._task
+                if not self._discarded:
+                    await self._task
                 return
             else:
                 await self._changed.wait()
@@ -211,6 +217,7 @@ class Stream:
                 return
             if not self._segment_open:
                 self._segment, self._segment_open = self._segment + 1, True
+            event = TextUpdate(event.committed, ())  # tentative words are of use only while they are the last
         self._append(event)
         if isinstance(event, SegmentEnded | Finished):
             self._segment_open = False

@@ -77,6 +77,8 @@ class SegmentEnded:
     what it has shown replaces it by these."""
 
     words: tuple[Word, ...]
+    kept: int = 0
+    """So many of the words committed last belong to the next segment: this one was cut off in mid-speech."""
 
 
 @dataclass(frozen=True)
@@ -255,9 +257,11 @@ class Utterance:
         self._pending.append(audio)
 
     def _fill_window(self) -> None:
-        """Moves pending audio into the window, as much as fits."""
+        """Moves pending audio into the window, as much as fits and up to where it is flushed."""
         audio = np.concatenate([*self._pending, np.zeros(0, np.float32)])
         room = self._samples(self._settings.max_window) - len(self.context.audio)
+        if self._flush_at is not None and not self._stopped:
+            room = max(0, min(room, self._flush_at - self.context.end))
         self.context.append(audio[:room])
         self._pending = [audio[room:]] if len(audio) > room else []
 
@@ -311,7 +315,7 @@ class Utterance:
         tentative = self.timeline.tentative
         self._tell(self.timeline.close(words, kept), tentative)
         if words:
-            self._events.append(SegmentEnded(tuple(words)))
+            self._events.append(SegmentEnded(tuple(words), kept))
 
     def _update(self, committed: Sequence[Word], tentative: Sequence[Word]) -> None:
         before = self.timeline.tentative

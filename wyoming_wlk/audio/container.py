@@ -21,7 +21,13 @@ from wyoming_wlk.errors import AudioError
 
 SAMPLE_RATE = 16000
 _MAGIC = (b"\x1a\x45\xdf\xa3", b"OggS", b"RIFF", b"fLaC", b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf1", b"\xff\xf9")
-_PROBE = {"probesize": "4096", "analyzeduration": "0", "fflags": "nobuffer"}
+_FORMATS = {
+    "format_whitelist": "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,"
+    "wav,wv"
+}
+"""FFmpeg also reads play lists and the like, which make it open other files and sockets than the one it was given."""
+
+_PROBE = _FORMATS | {"probesize": "4096", "analyzeduration": "0"}
 """A live stream is to begin with the first packet, not after seconds of analysis."""
 
 
@@ -129,8 +135,17 @@ def _decode(pipe: _Pipe) -> None:
 def decode_file(file: Path | BinaryIO) -> Iterator[np.ndarray]:
     """A whole file, piece by piece: float32 [samples]. Raises `AudioError` where it is no audio."""
     try:
-        with av.open(file if not isinstance(file, Path) else str(file), "r") as container:
+        with av.open(file if not isinstance(file, Path) else str(file), "r", options=_FORMATS) as container:
             yield from _samples(container)
+    except (av.error.FFmpegError, ValueError, IndexError) as err:
+        raise AudioError(f"the audio cannot be decoded: {_reason(err)}") from err
+
+
+def duration(file: Path) -> float | None:
+    """Seconds, where the file says how long it is. Raises `AudioError` where it is no audio."""
+    try:
+        with av.open(str(file), "r", options=_FORMATS) as container:
+            return container.duration / av.time_base if container.duration else None
     except (av.error.FFmpegError, ValueError, IndexError) as err:
         raise AudioError(f"the audio cannot be decoded: {_reason(err)}") from err
 

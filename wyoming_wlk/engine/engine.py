@@ -11,6 +11,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from wyoming_wlk.engine.policies.local_agreement import LocalAgreement
 from wyoming_wlk.engine.request import StepKind, StepRequest, StepResult
 from wyoming_wlk.engine.runner import MAX_WINDOW_SECONDS, DeviceSettings, Runner, release_memory
 from wyoming_wlk.engine.scheduler import Scheduler
+from wyoming_wlk.engine.statistics import EngineStatistics
 from wyoming_wlk.errors import RequestError, WlkError
 
 _LOG = logging.getLogger(__name__)
@@ -72,6 +74,7 @@ class Engine:
         self._inbox: queue.SimpleQueue[tuple[StepRequest, _Reply] | None] = queue.SimpleQueue()
         self._replies: dict[Row, _Reply] = {}
         self._arrivals = 0
+        self.statistics = EngineStatistics()
         self._thread = threading.current_thread()
         self._ending = threading.Lock()
         self._ended: Exception | None = None
@@ -110,6 +113,11 @@ class Engine:
     # --- for clients, on the event loop -------------------------------------------------------------------------------
 
     @property
+    def parked(self) -> int:
+        """Rows that have been taken off the device in the middle of their decoding."""
+        return self._scheduler.parked
+
+    @property
     def languages(self) -> tuple[str, ...]:
         return self._runner.tokenizer.languages
 
@@ -136,9 +144,13 @@ class Engine:
             self._inbox.put((request, _Reply(future)))
         return await future
 
-    def stop(self) -> None:
-        """Ends the thread; steps in flight are dropped. Blocking, for one pass of the model and not for ever."""
+    def retire(self) -> None:
+        """Ends the thread soon; steps in flight are dropped."""
         self._inbox.put(None)
+
+    def stop(self) -> None:
+        """Ends the thread and waits for it, for one pass of the model and not for ever."""
+        self.retire()
         self._thread.join(timeout=_STOP_SECONDS)
 
     # --- the engine's thread ------------------------------------------------------------------------------------------
@@ -180,6 +192,7 @@ class Engine:
             request, reply = item
             row = self._row(request)
             self._replies[row] = reply
+            row.arrival = time.monotonic()
             self._scheduler.add(row)
 
     def _rest(self) -> None:
@@ -208,6 +221,9 @@ class Engine:
     def _turn(self) -> None:
         """One pass: rows change places, newcomers start, everybody on the device gets one token more."""
         plan = self._scheduler.plan()
+        began = time.monotonic()
+        for row in plan.start:
+            self.statistics.queue.add(began - row.arrival)
         for row in plan.park:
             self._runner.park(row)
         for row in plan.restore:
@@ -219,6 +235,8 @@ class Engine:
         if advancing := [row for row in plan.advance if row in running and not row.done]:
             self._guarded(self._runner.advance, advancing)
         self._settle()
+        self.statistics.batch.add(len(set(plan.start) | set(advancing)))
+        self.statistics.busy.add(time.monotonic() - began)
 
     def _guarded(self, run: Callable[[Sequence[Row]], None], rows: Sequence[Row]) -> None:
         try:
@@ -256,6 +274,8 @@ class Engine:
         self._scheduler.remove(row)
         self._runner.release(row)
         self._replies.pop(row).resolve(outcome)
+        if isinstance(outcome, StepResult):
+            self.statistics.step.add(time.monotonic() - row.arrival)
 
 
 class _Reply:

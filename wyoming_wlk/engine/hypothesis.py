@@ -58,6 +58,8 @@ class Row:
     temperatures: Sequence[float]
     sequence: int
     """Arrival order, for ties."""
+    arrival: float = 0.0
+    """When it came (monotonic seconds)."""
     frames: int = 0
     """Encoder frames of real audio."""
     language: str = ""

@@ -51,6 +51,11 @@ class Scheduler:
         """Rows that want a slot and have none."""
         return len(self._waiting) + len(self._parked)
 
+    @property
+    def parked(self) -> int:
+        """Those of them that had one."""
+        return len(self._parked)
+
     def add(self, row: Row) -> None:
         self._waiting.append(row)
 

@@ -25,6 +25,8 @@ _MAX_SEQ = 10**12
 class ContextSocket(Dialect):
     """One connection of a named client."""
 
+    _client_id = ""
+
     async def start(self) -> Iterable[Json]:
         query, services = self.request.query, self.door.services
         self._client_id = _name(query.get("client_id", ""), "client_id")
@@ -111,7 +113,8 @@ class ContextSocket(Dialect):
                 _append(segment, event.committed)
             elif isinstance(event, SegmentEnded) and entry.segment:
                 segment = segments.setdefault(entry.segment, _segment(entry.segment))
-                segment |= {"ended": True, "final_text": "".join(word.text for word in event.words).strip()}
+                text = "".join(word.text for word in event.words).strip()
+                segment |= {"ended": True, "final_text": text, "kept": event.kept}
             elif isinstance(event, SpeechStarted | SpeechStopped):
                 yield {"type": "speech", "speaking": isinstance(event, SpeechStarted), "time": round(event.time, 3)}
         segment = segments.setdefault(update.segment, _segment(update.segment))

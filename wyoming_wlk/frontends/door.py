@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -101,7 +101,7 @@ def number(query: Mapping[str, str], name: str, default: int, low: int, high: in
     value = query.get(name, "")
     if not value:
         return default
-    if not value.isascii() or not value.isdigit() or not low <= int(value[:12]) <= high:
+    if not value.isascii() or not value.isdigit() or len(value) > 12 or not low <= int(value) <= high:
         raise RequestError(f"{name} is not a whole number from {low} to {high}")
     return int(value)
 
@@ -133,6 +133,12 @@ class Dialect(ABC):
         AudioError: 1003,
     }
 
+    refuses_handshake: ClassVar[bool] = False
+    """Whether a client without the right token gets a plain 401; a page in a browser could not see why."""
+
+    send: Callable[[Json], Awaitable[None]]
+    """Sends a message beside the updates, as an answer to one of the client's. Set by the connection."""
+
     def __init__(self, door: Door, request: web.Request, client: str) -> None:
         self.door, self.request, self.client = door, request, client
         self.opened: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
@@ -149,6 +155,13 @@ class Dialect(ABC):
     @abstractmethod
     async def receive(self, data: str | bytes) -> None:
         """One message of the client. Raises `WlkError` for a bad one, which ends the connection."""
+
+    async def updates(self) -> AsyncIterator[Update]:
+        """What is rendered, to the end. A protocol whose options change on the way goes through several streams."""
+        stream = await self.opened
+        async for update in stream.updates(self.after):
+            yield update
+            stream.delivered = update.seq
 
     @abstractmethod
     def render(self, update: Update) -> Iterable[Json]:
@@ -195,11 +208,14 @@ class Connection:
     async def run(self, make: type[Dialect]) -> web.StreamResponse:
         """Serves the client until it leaves or breaks the rules. Never raises for what a client did."""
         dialect = self._dialect = make(self._door, self._request, self.client)
+        dialect.send = self._send
         config = self._door.services.config
         self._door.connections.add(self)
         done = False
         try:
             check_origin(self._request, config.http)  # before the handshake: a browser is told nothing
+            if dialect.refuses_handshake:
+                check_token(self._request, config.http)
             await self._socket.prepare(self._request)
             check_token(self._request, config.http)
             with self._door.gate.inside(address_of(self._request)), self._door.services.admitted():
@@ -208,7 +224,7 @@ class Connection:
         except WlkError as err:
             _LOG.warning("%s: %s", self.client, err)
             if not self._socket.prepared:
-                return web.json_response(dialect.failure(err), status=403)
+                return web.json_response(dialect.failure(err), status=401)
             await self._refuse(dialect, err)
         except (OSError, web.HTTPException) as err:
             _LOG.info("%s: connection lost: %s", self.client, type(err).__name__)
@@ -270,11 +286,9 @@ class Connection:
                 return
 
     async def _write(self, dialect: Dialect) -> None:
-        stream = await dialect.opened
-        async for update in stream.updates(dialect.after):
+        async for update in dialect.updates():
             for message in dialect.render(update):
                 await self._send(message)
-            stream.delivered = update.seq
 
     async def _send(self, message: Json) -> None:
         limit = self._door.services.config.limits.write_timeout

@@ -8,19 +8,46 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
 
-from wyoming_wlk.config import HttpConfig
-from wyoming_wlk.errors import AccessError, AudioError, BusyError, ConfigError, ModelError, WlkError
+from wyoming_wlk.config import Address, HttpConfig
+from wyoming_wlk.engine.engine import StepFailed
+from wyoming_wlk.errors import (
+    AccessError,
+    BusyError,
+    ClientTimeoutError,
+    ConfigError,
+    ModelError,
+    TooLargeError,
+    UnknownModelError,
+    WlkError,
+)
 from wyoming_wlk.frontends.context_socket import ContextSocket
+from wyoming_wlk.frontends.control import control_routes
+from wyoming_wlk.frontends.deepgram import Deepgram
 from wyoming_wlk.frontends.door import Door, address_of, socket_route
 from wyoming_wlk.frontends.gate import Gate
+from wyoming_wlk.frontends.livekit import LiveKit
+from wyoming_wlk.frontends.openai_realtime import OpenAIRealtime
+from wyoming_wlk.frontends.openai_rest import openai_routes
+from wyoming_wlk.frontends.page import PAGE_FOLDER, Page
 from wyoming_wlk.frontends.security import check_origin, check_token
+from wyoming_wlk.frontends.whisper_flow import flow_routes
 from wyoming_wlk.services import Services
 from wyoming_wlk.streams import Streams
 
 _PUBLIC = ("/", "/health", "/ready")
 """What anybody may fetch: the page, which then asks for the token, and what watches the container."""
 
-_STATUS = {AccessError: 401, BusyError: 503, ModelError: 503, AudioError: 400}
+_STATUS: dict[type[WlkError], int] = {
+    AccessError: 401,
+    UnknownModelError: 404,
+    ClientTimeoutError: 408,
+    TooLargeError: 413,
+    StepFailed: 500,
+    BusyError: 503,
+    ModelError: 503,
+}
+"""Whatever else a client did wrong is 400."""
+
 _ALLOWED_METHODS, _ALLOWED_HEADERS = "GET, POST, OPTIONS", "Authorization, Content-Type, X-Api-Key"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -32,28 +59,35 @@ class HttpServer:
     def __init__(self, services: Services, gate: Gate) -> None:
         self._config: HttpConfig = services.config.http
         self._door = Door(services, Streams(services), gate)
-        application = web.Application(
-            middlewares=[self._guard], client_max_size=self._config.max_upload * 2**20
-        )
+        application = web.Application(middlewares=[self._guard], client_max_size=self._config.max_upload * 2**20)
         application.add_routes(self._routes())
         # Who is cut off in the middle is not waited for: every connection ends in `stop`.
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
 
     def _routes(self) -> list[web.RouteDef]:
         door = self._door
-        return [socket_route("/ws/transcription", "context", door, ContextSocket)]
+        return [
+            *control_routes(door),
+            *openai_routes(door),
+            socket_route("/ws/transcription", "context", door, ContextSocket),
+            socket_route("/asr", "livekit", door, LiveKit),
+            socket_route("/v1/realtime", "realtime", door, OpenAIRealtime),
+            socket_route("/v1/listen", "deepgram", door, Deepgram),
+            *flow_routes(door),
+            *Page(door.services).routes(),
+        ]
 
     async def start(self) -> list[str]:
         """Opens the port; returns the address as a URL with the real port. Raises `ConfigError` where it cannot."""
         assert self._config.http is not None
-        host, port = self._config.http
+        address = self._config.http
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, host, port, ssl_context=self._tls(), backlog=512).start()
+            await web.TCPSite(self._runner, address.host, address.port, ssl_context=self._tls(), backlog=512).start()
         except OSError as err:
-            raise ConfigError(f"cannot listen on {host}:{port}: {err.strerror or err}") from err
+            raise ConfigError(f"cannot listen on {address}: {err.strerror or err}") from err
         scheme = "http" if self._config.tls_certificate is None else "https"
-        return [f"{scheme}://{_join(*address[:2])}" for address in self._runner.addresses]
+        return [f"{scheme}://{Address(*bound[:2])}" for bound in self._runner.addresses]
 
     async def stop(self, grace: float) -> None:
         """Nobody new; streams end with what was heard and get their last words, for at most `grace` seconds."""
@@ -68,7 +102,7 @@ class HttpServer:
         await self._runner.cleanup()
 
     def _tls(self) -> ssl.SSLContext | None:
-        if self._config.tls_certificate is None or self._config.tls_key is None:
+        if self._config.tls_certificate is None:
             return None
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
@@ -88,7 +122,7 @@ class HttpServer:
             origin = check_origin(request, self._config)
             if request.method == hdrs.METH_OPTIONS and origin is not None:
                 return _with_cors(web.Response(status=204), origin)
-            if request.path not in _PUBLIC:
+            if request.path not in _PUBLIC and not request.path.startswith(PAGE_FOLDER):
                 check_token(request, self._config)
             with self._door.gate.inside(address_of(request)):
                 response = await handler(request)
@@ -110,7 +144,3 @@ def _with_cors(response: web.StreamResponse, origin: str) -> web.StreamResponse:
     response.headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = _ALLOWED_METHODS
     response.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = _ALLOWED_HEADERS
     return response
-
-
-def _join(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -25,7 +25,9 @@ def check_token(request: web.Request, config: HttpConfig) -> None:
 def shows_token(request: web.Request, config: HttpConfig) -> bool:
     """Whether there is a token and the client has shown it."""
     wanted = config.token.encode()
-    return bool(wanted) and any(hmac.compare_digest(shown.encode(), wanted) for shown in _shown_tokens(request))
+    # Headers may hold bytes that are no text.
+    shown = (token.encode("utf-8", "surrogateescape") for token in _shown_tokens(request))
+    return bool(wanted) and any(hmac.compare_digest(token, wanted) for token in shown)
 
 
 def _shown_tokens(request: web.Request) -> Iterator[str]:
@@ -60,7 +62,10 @@ def check_origin(request: web.Request, config: HttpConfig) -> str | None:
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is None:
         return None
-    host = urlsplit(origin).netloc.lower()
+    try:
+        host = urlsplit(origin).netloc.lower()
+    except ValueError:
+        host = ""
     # A reverse proxy, as Home Assistant's ingress, tells the name that the browser knows. Pages cannot set it.
     ours = {request.headers.get(name, "").lower() for name in (hdrs.HOST, hdrs.X_FORWARDED_HOST)}
     if host and host in ours:

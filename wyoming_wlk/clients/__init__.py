@@ -1,0 +1,1 @@
+"""Commands that use the server, or what it is made of."""
