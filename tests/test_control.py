@@ -14,7 +14,9 @@ from wyoming.asr import Transcribe, Transcript
 from wyoming.audio import AudioStop
 from wyoming.client import AsyncClient
 
-from wyoming_wlk.engine.engine import Engine
+from wyoming_wlk.engine.context import ClientOptions, DecoderContext
+from wyoming_wlk.engine.engine import Engine, StepDropped
+from wyoming_wlk.engine.request import StepKind, StepRequest
 from wyoming_wlk.models import InstalledModel
 from wyoming_wlk.vad import SileroVad
 
@@ -58,10 +60,10 @@ async def test_metrics(engine: Engine, vad: SileroVad, clips: dict[str, Clip]) -
 
 
 async def test_language_and_model_change_at_run_time(
-    engine: Engine, vad: SileroVad, base: InstalledModel, clips: dict[str, Clip]
+    tiny_en: InstalledModel, vad: SileroVad, base: InstalledModel, clips: dict[str, Clip]
 ) -> None:
-    """A running utterance ends on the old model; the next one is heard by the new one, in the new language."""
-    other = start_engine(base)
+    """A running utterance ends on the old model, which is let go then; the next is heard by the new one."""
+    engine, other = start_engine(tiny_en), start_engine(base)
     german = next(clip for clip in clips.values() if clip.language == "de")
     async with serving(engine, vad, token="sesame", others={"base": other}) as server:
         async with AsyncClient.from_uri(server.uri) as client:
@@ -71,6 +73,8 @@ async def test_language_and_model_change_at_run_time(
             await client.write_event(AudioStop().event())
             transcript = Transcript.from_event((await answer(client))[-2])
             assert "thornton" in transcript.text.lower() and transcript.language == "en"
+            with pytest.raises(StepDropped):
+                await engine.step(StepRequest(DecoderContext(ClientOptions()), StepKind.PARTIAL, 0.0, "late"))
         async with AsyncClient.from_uri(server.uri) as client:
             await say(client, german.pcm, Transcribe())
             assert Transcript.from_event((await answer(client))[-2]).language == "de"
