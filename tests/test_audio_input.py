@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import Clip
 
-from wyoming_wlk.audio.container import ContainerDecoder, decode_file, looks_like_container
+from wyoming_wlk.audio.container import ContainerDecoder, _Pipe, decode_file, looks_like_container
 from wyoming_wlk.audio.input import AudioInput, ContainerInput, GuessedInput, NumpyInput, RawInput
 from wyoming_wlk.errors import AudioError
 
@@ -26,7 +27,7 @@ def encoded(samples: np.ndarray, form: str, rate: int = 48000) -> bytes:
     file = io.BytesIO()
     options = {"movflags": "frag_keyframe+empty_moov"} if form == "mp4" else {}
     with av.open(file, "w", form, options=options) as container:
-        stream = container.add_stream(CODECS[form], rate=rate)
+        stream = container.add_stream(CODECS.get(form, "pcm_s16be"), rate=rate)
         stream.layout = "mono"
         resampler = av.AudioResampler(stream.format, "mono", rate)
         frame = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), "flt", "mono")
@@ -116,6 +117,36 @@ async def test_a_message_cannot_unfold_to_hours() -> None:
     assert len(hours) < 2**20
     with pytest.raises(AudioError, match="more than 600 seconds"):
         await collect(ContainerInput(), hours, len(hours))
+
+
+def test_tiny_frames_are_cheap() -> None:
+    """Minutes of audio in frames of a few samples take no more time than their number."""
+    pipe, frame = _Pipe(), np.zeros(16, np.float32)
+    began = time.process_time()
+    for _ in range(200_000):
+        pipe.add(frame)
+    assert time.process_time() - began < 5
+    assert len(pipe.collect()) == 200_000 * 16
+
+
+@pytest.mark.parametrize("rate", [1, 3999, 384_001, 0x6000BB80])
+def test_absurd_rates_are_refused(rate: int) -> None:
+    """Before a resampler is made, whose filter can take a core for minutes."""
+    wav = bytearray(encoded(np.zeros(16000, np.float32), "wav", rate=16000))
+    wav[24:28] = rate.to_bytes(4, "little")
+    began = time.process_time()
+    with pytest.raises(AudioError, match="sample rate"):
+        list(decode_file(io.BytesIO(wav)))
+    assert time.process_time() - began < 1
+
+
+def test_what_follows_the_end_is_not_kept() -> None:
+    """A container that is over takes no memory, however much the client goes on to send."""
+    decoder = ContainerDecoder()
+    decoder.decode(encoded(np.zeros(16000, np.float32), "aiff", rate=16000))
+    for _ in range(5):
+        decoder.decode(bytes(2**20))
+    assert len(decoder._pipe._bytes) <= 2**20
 
 
 def test_a_dropped_stream_leaves_no_thread(clips: dict[str, Clip]) -> None:

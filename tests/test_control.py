@@ -109,6 +109,19 @@ async def test_changes_need_a_token(engine: Engine, vad: SileroVad) -> None:
         assert (await fetch("POST", server.url + "/config", headers=TOKEN, data="{"))[0] == 200
 
 
+async def test_who_asks_for_an_upgrade_is_asked_for_the_token_too(engine: Engine, vad: SileroVad) -> None:
+    """The headers of a WebSocket handshake let nobody past the checks; where there is none, it is a bad request."""
+    upgrade = {"Upgrade": "websocket"}
+    foreign = TOKEN | upgrade | {"Origin": "https://evil.example"}
+    async with serving(engine, vad, token="sesame") as server:
+        for path in ("/config", "/metrics", "/v1/models/x"):
+            assert (await fetch("GET", server.url + path, headers=upgrade))[0] == 401
+        assert (await fetch("POST", server.url + "/config?lan=en", headers=upgrade))[0] == 401
+        assert (await fetch("GET", server.url + "/metrics", headers=foreign))[0] == 401
+        for headers in ({}, upgrade):
+            assert (await fetch("GET", server.url + "/asr", headers=headers))[0] == 400
+
+
 async def test_foreign_pages(engine: Engine, vad: SileroVad) -> None:
     """A page from elsewhere is refused unless `--cors` names it, and then gets the headers that its browser wants."""
     evil, friend = {"Origin": "https://evil.example"}, {"Origin": "https://friend.example"}

@@ -311,7 +311,8 @@ async def test_mistakes_are_answered_and_forgiven(server: Server, caplog: pytest
             assert answer["type"] == "error", mistake
             assert answer["error"]["type"] == "invalid_request_error" and answer["error"]["message"], mistake
             assert answer["error"]["event_id"] == "mine", mistake
-        for mistake in ("no json", "[1]", "[" * 100_000, '{"a": ' + "9" * 10_000 + "}", b"\0\1"):
+        half = '{"event_id": "\\ud800"}'
+        for mistake in ("no json", "[1]", "[" * 100_000, '{"a": ' + "9" * 10_000 + "}", half, b"\0\1"):
             assert (await ask(socket, mistake))["type"] == "error", mistake[:20]
         assert (await ask(socket, given(transcription={"language": "en"})))["type"] == "session.updated"
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

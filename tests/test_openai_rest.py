@@ -11,11 +11,12 @@ from pathlib import Path
 import aiohttp
 import openai
 import pytest
-from conftest import AUDIO
+from conftest import AUDIO, start_engine
 from openai import AsyncOpenAI
 from serving import Server, serving
 
 from wyoming_wlk.engine.engine import Engine
+from wyoming_wlk.models import InstalledModel
 from wyoming_wlk.vad import SileroVad
 
 LAMP, STORY = AUDIO / "turn_on_the_lamp.flac", AUDIO / "1688-142285-0001.flac"
@@ -241,3 +242,22 @@ async def test_an_upload_that_stops(engine: Engine, vad: SileroVad) -> None:
         async with http.post(f"{server.url}/v1/audio/transcriptions", data=body) as answer:
             assert answer.status == 408 and json.loads(await answer.text())["error"]["code"] == "timeout"
         stuck.set()
+
+
+async def test_translation(base: InstalledModel, vad: SileroVad) -> None:
+    """German speech becomes English text with a multilingual model, and its transcription stays German."""
+    engine = start_engine(base)
+    async with library(engine, vad) as (client, server):
+        german = AUDIO / "de_rhasspy-0071.flac"
+        with german.open("rb") as file:
+            form = aiohttp.FormData({"response_format": "text"})
+            form.add_field("file", file, filename=german.name)
+            async with (
+                aiohttp.ClientSession() as http,
+                http.post(f"{server.url}/v1/audio/translations", data=form) as answer,
+            ):
+                english = (await answer.text()).lower()
+        original = await client.audio.transcriptions.create(file=german, model="whisper-1")
+    engine.stop()
+    assert "history of the finnish" in english
+    assert "geschichte der finnischen" in original.text.lower()

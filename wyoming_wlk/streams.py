@@ -296,7 +296,7 @@ class Streams:
             expiry.cancel()
         for task in self._ending:
             task.cancel()
-        for stream in self._named.values():
+        for stream in list(self._named.values()):  # the connections that lose theirs go meanwhile
             await stream.cancel()
 
 

@@ -17,9 +17,9 @@ import av.error
 import numpy as np
 from av.container import InputContainer
 
+from wyoming_wlk.audio.pcm import MAX_RATE, MIN_RATE, SAMPLE_RATE
 from wyoming_wlk.errors import AudioError
 
-SAMPLE_RATE = 16000
 _MAGIC = (b"\x1a\x45\xdf\xa3", b"OggS", b"RIFF", b"fLaC", b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf1", b"\xff\xf9")
 _FORMATS = {
     "format_whitelist": "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,"
@@ -71,12 +71,16 @@ class _Pipe:
         self._changed = threading.Condition()
         self._bytes = bytearray()
         self._samples: list[np.ndarray] = []
+        self._collectable = 0
+        """Their length."""
         self._error: AudioError | None = None
         self._hungry = self._closed = self._ended = False
 
     def write(self, data: bytes) -> None:
         """Hands bytes over and waits until they are used up."""
         with self._changed:
+            if self._ended:
+                return  # nobody reads what follows the end
             self._bytes += data
             self._hungry = False
             self._changed.notify_all()
@@ -91,7 +95,7 @@ class _Pipe:
         with self._changed:
             if self._error is not None:
                 raise self._error
-            samples, self._samples = self._samples, []
+            samples, self._samples, self._collectable = self._samples, [], 0
         return np.concatenate([*samples, np.zeros(0, np.float32)])
 
     def read(self, size: int) -> bytes:
@@ -108,7 +112,8 @@ class _Pipe:
     def add(self, samples: np.ndarray) -> None:
         with self._changed:
             self._samples.append(samples)
-            if sum(map(len, self._samples)) > _MAX_SECONDS * SAMPLE_RATE:
+            self._collectable += len(samples)
+            if self._collectable > _MAX_SECONDS * SAMPLE_RATE:
                 raise AudioError(f"one message holds more than {_MAX_SECONDS} seconds of audio")
 
     def end(self, error: AudioError | None) -> None:
@@ -155,6 +160,8 @@ def _samples(container: InputContainer) -> Iterator[np.ndarray]:
         raise AudioError("there is no audio in it")
     resampler = av.AudioResampler("flt", "mono", SAMPLE_RATE)
     for frame in itertools.chain(container.decode(container.streams.audio[0]), [None]):
+        if frame is not None and not MIN_RATE <= frame.sample_rate <= MAX_RATE:  # the filter alone could take minutes
+            raise AudioError(f"sample rate {frame.sample_rate} Hz is not between {MIN_RATE} and {MAX_RATE}")
         for resampled in resampler.resample(frame):
             samples = resampled.to_ndarray()[0]
             yield np.clip(np.nan_to_num(samples), -1, 1).astype(np.float32)

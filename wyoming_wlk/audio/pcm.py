@@ -8,7 +8,7 @@ import soxr
 from wyoming_wlk.errors import AudioError
 
 SAMPLE_RATE = 16000
-_MIN_RATE, _MAX_RATE = 4000, 384_000
+MIN_RATE, MAX_RATE = 4000, 384_000
 _MAX_CHANNELS = 32
 
 
@@ -20,8 +20,8 @@ class PcmDecoder:
 
         Raises `AudioError` for what cannot be audio.
         """
-        if not _MIN_RATE <= rate <= _MAX_RATE:
-            raise AudioError(f"sample rate {rate} Hz is not between {_MIN_RATE} and {_MAX_RATE}")
+        if not MIN_RATE <= rate <= MAX_RATE:
+            raise AudioError(f"sample rate {rate} Hz is not between {MIN_RATE} and {MAX_RATE}")
         if width not in (1, 2, 3, 4):
             raise AudioError(f"sample width {width} is not 1, 2, 3 or 4 bytes")
         if not 1 <= channels <= _MAX_CHANNELS:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -43,6 +44,7 @@ _MAX_MESSAGE = 4 * 2**20
 _MAX_PROMPT = 1000
 """Characters of a client's prompt; the model's context holds little more, and every step reads it."""
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _MAX_REASON = 120  # bytes that a close frame has room for
 
 
@@ -56,6 +58,8 @@ class Door:
     connections: set[Connection] = field(default_factory=set)
     named: dict[str, Dialect] = field(default_factory=dict)
     """Who is connected under which client id."""
+    sockets: set[str] = field(default_factory=set)
+    """The paths of the routes that speak WebSocket."""
 
 
 def address_of(request: web.Request) -> str:
@@ -110,6 +114,8 @@ def parse_json(text: str) -> Json:
     """A JSON object. Raises `ProtocolError` for anything else."""
     try:
         value = json.loads(text)
+        if _SURROGATE.search(text):  # half of a character, which neither the model nor an answer can take
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as err:
         raise ProtocolError("the message is not valid JSON") from err
     if not isinstance(value, dict):
@@ -206,7 +212,7 @@ class Connection:
         self._socket = web.WebSocketResponse(max_msg_size=_MAX_MESSAGE, protocols=offered, compress=False)
 
     async def run(self, make: type[Dialect]) -> web.StreamResponse:
-        """Serves the client until it leaves or breaks the rules. Never raises for what a client did."""
+        """Serves the client until it leaves or breaks the rules. Raises for a request that is no handshake alone."""
         dialect = self._dialect = make(self._door, self._request, self.client)
         dialect.send = self._send
         config = self._door.services.config
@@ -226,7 +232,9 @@ class Connection:
             if not self._socket.prepared:
                 return web.json_response(dialect.failure(err), status=401)
             await self._refuse(dialect, err)
-        except (OSError, web.HTTPException) as err:
+        except web.HTTPException:  # it is no WebSocket handshake
+            raise
+        except OSError as err:
             _LOG.info("%s: connection lost: %s", self.client, type(err).__name__)
         except _Gone:
             _LOG.debug("%s: disconnected", self.client)
@@ -323,4 +331,5 @@ def socket_route(path: str, name: str, door: Door, make: type[Dialect]) -> web.R
         client = f"{name}-{door.services.next_number()} {address_of(request)}"
         return await Connection(door, request, client).run(make)
 
+    door.sockets.add(path)
     return web.get(path, handle)
