@@ -340,3 +340,46 @@ async def test_a_slow_reader_gets_everything_in_larger_pieces(server: Server, cl
         await asyncio.sleep(1.0)
         text = "".join(message["text"] for message in await messages(socket))
     assert "thornton made his confession" in text.lower()
+
+
+async def test_a_torn_sample_does_not_shift_what_follows(server: Server, clips: dict[str, Clip]) -> None:
+    """A connection lost in the middle of a sample: the next one begins with a whole sample, at the first's rate."""
+    data = clips["turn_on_the_lamp"].pcm
+    async with connect(url(server, format="updates", encoding="s16le")) as socket:
+        hello = json.loads(await socket.recv())
+        await socket.send(data[:20001])
+        await socket.ping()
+        socket.transport.abort()
+    again = url(server, format="updates", encoding="s16le", secret=hello["secret"], resume_from=0, sample_rate=8000)
+    async with connect(again) as socket:
+        hello = json.loads(await socket.recv())
+        assert hello["resumed"] and hello["sample_rate"] == 16000 and hello["received_samples"] <= 10000
+        await socket.send(data[2 * hello["received_samples"] :])
+        await socket.send(json.dumps({"type": "stop"}))
+        assert "turn on the lamp" in committed(await messages(socket)).lower()
+
+
+async def test_nobody_can_keep_an_owner_out(server: Server) -> None:
+    """A stranger who takes the name of a stream whose client is away does not stop the client from coming back."""
+    async with connect(url(server, format="updates")) as socket:
+        hello = json.loads(await socket.recv())
+        socket.transport.abort()
+    async with connect(url(server, format="updates")) as stranger:
+        assert not json.loads(await stranger.recv())["resumed"]
+        async with connect(url(server, format="updates", secret=hello["secret"], resume_from=0)) as owner:
+            assert json.loads(await owner.recv())["resumed"]
+            await owner.send(json.dumps({"type": "stop"}))
+            assert (await messages(owner))[-1]["type"] == "end"
+        await stranger.send(json.dumps({"type": "stop"}))
+        assert (await messages(stranger))[-1]["type"] == "end"
+
+
+async def test_a_server_that_stops_while_it_loads(engine: Engine, vad: SileroVad) -> None:
+    """Audio that nobody could hear yet is not answered as if it had been silence."""
+    async with serving(engine, vad, loaded=False) as server:
+        async with connect(url(server)) as socket:
+            await socket.send(saved(np.zeros(16000, np.float32)))
+            stopping = asyncio.create_task(server.http.stop(5.0))
+            assert await messages(socket) == []
+            assert socket.close_code == 1001
+            await stopping

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from wyoming_wlk.audio.input import AudioInput
+from wyoming_wlk.audio.pcm import SAMPLE_RATE
 from wyoming_wlk.engine.context import ClientOptions, DecoderContext
 from wyoming_wlk.engine.request import Word
 from wyoming_wlk.errors import RequestError
@@ -71,9 +72,11 @@ class Stream:
         options: ClientOptions,
         pace: Pace,
         audio: AudioInput,
+        rate: int = SAMPLE_RATE,
         context_id: str | None = None,
     ) -> None:
-        self.client, self.options = client, options
+        """`rate`: of the samples that the client counts."""
+        self.client, self.options, self.rate = client, options, rate
         self.received = 0
         """Samples taken, as the client counts them."""
         self.seq = 0
@@ -105,10 +108,10 @@ class Stream:
         """The client has said everything: the rest is decoded, then the updates end. Raises like `hear`."""
         await _to_the_end(self._finish())
 
-    async def settled(self) -> None:
-        """Waits until all that was handed to `hear` is heard and counted."""
+    async def settle(self) -> None:
+        """For a client that has come back: waits until all that its lost connection brought is heard and counted."""
         async with self._hearing:
-            pass
+            self._audio.realign()
 
     async def _hear(self, data: bytes) -> None:
         async with self._hearing:
@@ -150,6 +153,11 @@ class Stream:
         await self.cancel()
 
     @property
+    def ready(self) -> bool:
+        """Whether the model is there, so that audio is heard."""
+        return self._session.done()
+
+    @property
     def ended(self) -> bool:
         return self._task.done()
 
@@ -168,16 +176,15 @@ class Stream:
 
         Whatever happens while the reader is busy comes in one piece. Raises `RequestError` for events no longer kept.
         """
-        if after > self.seq or (self._log and after < self._log[0].seq - 1):
-            raise RequestError(f"updates after {after} are not kept; the last is {self.seq}")
+        self._check(after)
         shown: tuple[Word, ...] = ()
         while True:
             ended = self._task.done()
             self._changed.clear()
             if self.seq > after or self._tentative != shown:
                 shown = self._tentative
-                count = min(self.seq - after, len(self._log))
-                entries = tuple(itertools.islice(reversed(self._log), count))[::-1]
+                self._check(after)
+                entries = tuple(itertools.islice(reversed(self._log), self.seq - after))[::-1]
                 after = self.seq
                 segment = self._segment if self._segment_open else self._segment + 1
                 yield Update(self.seq, segment, entries, shown)
@@ -187,6 +194,10 @@ class Stream:
                 return
             else:
                 await self._changed.wait()
+
+    def _check(self, after: int) -> None:
+        if after > self.seq or (self._log and after < self._log[0].seq - 1):
+            raise RequestError(f"updates after {after} are not kept; the last is {self.seq}")
 
     async def _ready(self) -> Session | None:
         """The session, once the model is there. Raises what ended the stream; None where it has ended in peace."""
@@ -241,8 +252,18 @@ class Streams:
         """A stream that nobody comes back to: whoever opened it cancels it."""
         return Stream(self._services, client, options, pace, audio)
 
+    def knows(self, identity: Identity) -> bool:
+        return identity in self._named
+
     def named(
-        self, identity: Identity, client: str, options: ClientOptions, pace: Pace, audio: AudioInput, resume: bool
+        self,
+        identity: Identity,
+        client: str,
+        options: ClientOptions,
+        pace: Pace,
+        audio: AudioInput,
+        rate: int,
+        resume: bool,
     ) -> tuple[Stream, bool]:
         """The stream of a client that comes back, or a new one; and whether it is the old one.
 
@@ -254,7 +275,8 @@ class Streams:
         if stream is not None and (resume or not stream.ended):
             stream.client = client
             return stream, True
-        stream = Stream(self._services, client, options, pace, audio, f"{identity.client_id} {identity.secret}")
+        context_id = f"{identity.client_id} {identity.secret}"
+        stream = Stream(self._services, client, options, pace, audio, rate, context_id)
         self._named[identity] = stream
         return stream, False
 

@@ -20,12 +20,16 @@ Samples = tuple[np.ndarray, int]
 
 
 class AudioInput(Protocol):
-    """One stream's decoder. Both methods raise `AudioError` for what is no audio."""
+    """One stream's decoder. `decode` and `flush` raise `AudioError` for what is no audio."""
 
     async def decode(self, data: bytes) -> Samples: ...
 
     async def flush(self) -> Samples:
         """What is still held back, at the end of the stream."""
+        ...
+
+    def realign(self) -> None:
+        """The connection was lost: the next message begins with a whole sample, or with a container's header."""
         ...
 
 
@@ -46,6 +50,9 @@ class RawInput:
     async def flush(self) -> Samples:
         return self._decoder.flush(), 0
 
+    def realign(self) -> None:
+        self._rest = b""
+
 
 class NumpyInput:
     """Messages that are each one `np.save` of a float32 array [samples]."""
@@ -65,6 +72,9 @@ class NumpyInput:
     async def flush(self) -> Samples:
         return self._decoder.flush(), 0
 
+    def realign(self) -> None:
+        pass  # each message stands for itself
+
 
 class ContainerInput:
     """A file or a stream in any container and codec that FFmpeg's libraries know."""
@@ -80,6 +90,9 @@ class ContainerInput:
         audio = await asyncio.to_thread(self._decoder.flush)
         return audio, len(audio)
 
+    def realign(self) -> None:
+        self._decoder = ContainerDecoder()
+
 
 class GuessedInput:
     """Raw s16le at 16 kHz or a container: the first bytes tell."""
@@ -94,3 +107,6 @@ class GuessedInput:
 
     async def flush(self) -> Samples:
         return await self._chosen.flush() if self._chosen is not None else (np.zeros(0, np.float32), 0)
+
+    def realign(self) -> None:
+        self._chosen = None

@@ -27,6 +27,9 @@ class TelephoneInput:
     async def flush(self) -> Samples:
         return self._decoder.flush(), 0
 
+    def realign(self) -> None:
+        self._rest = b""
+
 
 def _mu_law() -> np.ndarray:
     """int16 [256]: the sample that each byte stands for. All bits come inverted."""

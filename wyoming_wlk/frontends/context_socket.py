@@ -26,6 +26,7 @@ class ContextSocket(Dialect):
     """One connection of a named client."""
 
     _client_id = ""
+    _identity: Identity | None = None
 
     async def start(self) -> Iterable[Json]:
         query, services = self.request.query, self.door.services
@@ -40,12 +41,12 @@ class ContextSocket(Dialect):
         # Whoever shows the server's token is trusted with any name; others must know the stream's secret.
         trusted = shows_token(self.request, services.config.http)
         given = _name(query["secret"], "secret") if query.get("secret") else None
-        self._identity = Identity(self._client_id, "" if trusted else given or new_secret())
-        await self._take_place(resume)
-        stream, resumed = self.door.streams.named(self._identity, self.client, options, Pace(), audio, resume)
+        identity = Identity(self._client_id, "" if trusted else given or new_secret())
+        await self._take_place(identity, resume)
+        stream, resumed = self.door.streams.named(identity, self.client, options, Pace(), audio, rate, resume)
         self.opened.set_result(stream)
         if resumed:
-            await stream.settled()
+            await stream.settle()
             self.after = number(query, "resume_from", stream.delivered, 0, _MAX_SEQ)
         if not self._updates:
             return ()
@@ -53,29 +54,32 @@ class ContextSocket(Dialect):
             {
                 "type": "session",
                 "client_id": self._client_id,
-                "secret": self._identity.secret or None,
+                "secret": identity.secret or None,
                 "resumed": resumed,
                 "seq": self.after,
                 "received_samples": stream.received,
-                "sample_rate": rate,
+                "sample_rate": stream.rate,
             }
         ]
 
-    async def _take_place(self, resume: bool) -> None:
-        """Raises `TakenError` where the name is in use; a client that resumes replaces its own lost connection."""
-        other = self.door.named.get(self._client_id)
-        if other is not None:
-            if not resume or not isinstance(other, ContextSocket) or other._identity != self._identity:
-                raise TakenError("Client already connected")
+    async def _take_place(self, identity: Identity, resume: bool) -> None:
+        """Raises `TakenError` where the name is in use; a client that resumes replaces its own lost connection.
+
+        The owner of a stream gets its place back even where somebody else has taken the name meanwhile.
+        """
+        named = self.door.named
+        if (other := named.get(identity)) is not None and resume:
             other.evicted.set()
             await other.gone.wait()
-        if self._client_id in self.door.named:
+        used = any(other.client_id == self._client_id for other in named)
+        if identity in named or (used and not self.door.streams.knows(identity)):
             raise TakenError("Client already connected")
-        self.door.named[self._client_id] = self
+        named[identity] = self
+        self._identity = identity
 
     async def left(self, done: bool) -> None:
-        if self.door.named.get(self._client_id) is self:
-            del self.door.named[self._client_id]
+        if self._identity is not None and self.door.named.get(self._identity) is self:
+            del self.door.named[self._identity]
             if self.opened.done():
                 self.door.streams.leave(self._identity, done)
 

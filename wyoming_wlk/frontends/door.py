@@ -34,7 +34,7 @@ from wyoming_wlk.errors import (
 from wyoming_wlk.frontends.gate import LOCAL, Gate
 from wyoming_wlk.frontends.security import check_origin, check_token, offered_protocols
 from wyoming_wlk.services import Pace, Services
-from wyoming_wlk.streams import Stream, Streams, Update
+from wyoming_wlk.streams import Identity, Stream, Streams, Update
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ class Door:
     streams: Streams
     gate: Gate
     connections: set[Connection] = field(default_factory=set)
-    named: dict[str, Dialect] = field(default_factory=dict)
-    """Who is connected under which client id."""
+    named: dict[Identity, Dialect] = field(default_factory=dict)
+    """Named clients that are connected."""
     sockets: set[str] = field(default_factory=set)
     """The paths of the routes that speak WebSocket."""
 
@@ -249,10 +249,11 @@ class Connection:
 
     def finish(self) -> None:
         """The server is stopping: the stream ends with what was heard so far."""
-        if self._dialect is not None and self._dialect.opened.done():
-            self._dialect.stream.stop()
-        elif self._dialect is not None:
-            self._dialect.evicted.set()
+        dialect = self._dialect
+        if dialect is not None and dialect.opened.done() and dialect.stream.ready:
+            dialect.stream.stop()
+        elif dialect is not None:
+            dialect.evicted.set()
 
     async def _converse(self, dialect: Dialect) -> None:
         """Reads and writes until the stream has ended. Raises `_Gone` where the client leaves before."""
@@ -304,6 +305,7 @@ class Connection:
             async with asyncio.timeout(limit):
                 await self._socket.send_str(json.dumps(message, ensure_ascii=False))
         except TimeoutError as err:
+            _LOG.warning("%s: does not read its answers", self.client)  # now: the abort ends this task, too
             if self._request.transport is not None:
                 self._request.transport.abort()
             raise ClientTimeoutError("the client does not read its answers") from err

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import ssl
 from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from wyoming_wlk.config import Address, HttpConfig
 from wyoming_wlk.engine.engine import StepFailed
@@ -24,6 +27,7 @@ from wyoming_wlk.frontends.context_socket import ContextSocket
 from wyoming_wlk.frontends.control import control_routes
 from wyoming_wlk.frontends.deepgram import Deepgram
 from wyoming_wlk.frontends.door import Door, address_of, socket_route
+from wyoming_wlk.frontends.doorkeeper import Doorkeeper, keep
 from wyoming_wlk.frontends.gate import Gate
 from wyoming_wlk.frontends.livekit import LiveKit
 from wyoming_wlk.frontends.openai_realtime import OpenAIRealtime
@@ -50,6 +54,8 @@ _STATUS: dict[type[WlkError], int] = {
 
 _ALLOWED_METHODS, _ALLOWED_HEADERS = "GET, POST, OPTIONS", "Authorization, Content-Type, X-Api-Key"
 
+_SERVER_LOG = logging.getLogger("aiohttp.server")
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -59,8 +65,12 @@ class HttpServer:
     def __init__(self, services: Services, gate: Gate) -> None:
         self._config: HttpConfig = services.config.http
         self._door = Door(services, Streams(services), gate)
+        self._doorkeeper = Doorkeeper(services.config.limits)
+        self._keeping: asyncio.Task[None] | None = None
         application = web.Application(middlewares=[self._guard], client_max_size=self._config.max_upload * 2**20)
         application.add_routes(self._routes())
+        application.on_response_prepare.append(self._add_cors)
+        _SERVER_LOG.addFilter(_shorten_malformed)
         # Who is cut off in the middle is not waited for: every connection ends in `stop`.
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
 
@@ -86,11 +96,14 @@ class HttpServer:
             await web.TCPSite(self._runner, address.host, address.port, ssl_context=self._tls(), backlog=512).start()
         except OSError as err:
             raise ConfigError(f"cannot listen on {address}: {err.strerror or err}") from err
+        self._keeping = asyncio.create_task(keep(self._doorkeeper, self._transports))
         scheme = "http" if self._config.tls_certificate is None else "https"
         return [f"{scheme}://{Address(*bound[:2])}" for bound in self._runner.addresses]
 
     async def stop(self, grace: float) -> None:
         """Nobody new; streams end with what was heard and get their last words, for at most `grace` seconds."""
+        if self._keeping is not None:
+            self._keeping.cancel()
         for site in list(self._runner.sites):
             await site.stop()
         for connection in list(self._door.connections):
@@ -100,6 +113,10 @@ class HttpServer:
             await asyncio.sleep(0.05)
         await self._door.streams.close()
         await self._runner.cleanup()
+
+    def _transports(self) -> list[asyncio.Transport | None]:
+        server = self._runner.server
+        return [] if server is None else [handler.transport for handler in server.connections]
 
     def _tls(self) -> ssl.SSLContext | None:
         if self._config.tls_certificate is None:
@@ -116,20 +133,31 @@ class HttpServer:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Checks origin, token and address. WebSockets check for themselves: they tell of errors in their own way."""
-        if request.path in self._door.sockets:  # whatever the headers say: anybody can ask for an upgrade anywhere
-            return await handler(request)
+        with self._doorkeeper.serving(request.transport):
+            if request.path in self._door.sockets:  # whatever the headers say: anybody can ask for an upgrade anywhere
+                return await handler(request)
+            return await self._checked(request, handler)
+
+    async def _checked(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             origin = check_origin(request, self._config)
-            if request.method == hdrs.METH_OPTIONS and origin is not None:
-                return _with_cors(web.Response(status=204), origin)
+            if origin is not None and request.method == hdrs.METH_OPTIONS:
+                return web.Response(status=204)
             if request.path not in _PUBLIC and not request.path.startswith(PAGE_FOLDER):
                 check_token(request, self._config)
             with self._door.gate.inside(address_of(request)):
-                response = await handler(request)
+                return await handler(request)
         except WlkError as err:
-            response = error_response(err)
-            origin = None
-        return response if origin is None or response.prepared else _with_cors(response, origin)
+            return error_response(err)
+
+    async def _add_cors(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Lets the browser give the answer to the foreign page that asked, where that is allowed to."""
+        with contextlib.suppress(AccessError):
+            if (origin := check_origin(request, self._config)) is not None:
+                response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+                response.headers[hdrs.VARY] = hdrs.ORIGIN
+                response.headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = _ALLOWED_METHODS
+                response.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = _ALLOWED_HEADERS
 
 
 def error_response(error: WlkError) -> web.Response:
@@ -138,9 +166,10 @@ def error_response(error: WlkError) -> web.Response:
     return web.json_response({"error": {"message": str(error), "type": error.code, "code": error.code}}, status=status)
 
 
-def _with_cors(response: web.StreamResponse, origin: str) -> web.StreamResponse:
-    response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-    response.headers[hdrs.VARY] = hdrs.ORIGIN
-    response.headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = _ALLOWED_METHODS
-    response.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = _ALLOWED_HEADERS
-    return response
+def _shorten_malformed(record: logging.LogRecord) -> bool:
+    """What is no HTTP is the client's mistake and worth a line, not a traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        record.msg, record.args, record.exc_info = "a request that is no HTTP: %s", (error.message,), None
+    return True

@@ -148,11 +148,12 @@ class OpenAIRealtime(Dialect):
     async def _begin(self, answer: Json | None) -> None:
         """A stream with the session's present choices, for the audio that follows."""
         services, session = self.door.services, self._session
+        options = session.options(services)
         if self.opened.done():
             self._offset += self.stream.received / self._rate
             self.opened = asyncio.get_running_loop().create_future()
         self._rate = session.rate
-        self.open(session.options(services), session.pace(services), session.audio())
+        self.open(options, session.pace(services), session.audio())
         self._streams.append(self.stream)
         await self._parts.put(_Part(self.stream, session, self._offset, answer))
 

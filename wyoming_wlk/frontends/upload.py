@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import BinaryIO
 
 from aiohttp import BodyPartReader, ClientPayloadError, MultipartReader, web
@@ -12,6 +13,9 @@ from wyoming_wlk.errors import ClientTimeoutError, RequestError, TooLargeError
 from wyoming_wlk.frontends.door import Door
 
 _MAX_FIELDS, _MAX_FIELD = 64, 2**16
+_SLOWEST = 1000
+"""Bytes a second; a slower upload keeps its place for no use."""
+
 _TORN = (ValueError, AssertionError, EOFError, ClientPayloadError, HttpProcessingError, web.RequestPayloadError)
 """What aiohttp raises for a form that is none."""
 
@@ -49,6 +53,7 @@ class _Form:
         self.too_large = TooLargeError(f"the file is larger than {config.http.max_upload} MB")
         self._file_name, self._file = file_name, file
         self._patience = config.limits.frame_timeout
+        self._began, self._size = time.monotonic(), 0
 
     async def read(self, reader: MultipartReader) -> None:
         for _ in range(_MAX_FIELDS):
@@ -89,5 +94,10 @@ class _Form:
         self.fields[name] = f"{self.fields[name]},{text}" if name in self.fields else text
 
     async def _chunk(self, part: BodyPartReader) -> bytes:
+        """The next piece. Raises TimeoutError where none comes, or all of them drip."""
         async with asyncio.timeout(self._patience):
-            return await part.read_chunk(_MAX_FIELD)
+            data = await part.read_chunk(_MAX_FIELD)
+        self._size += len(data)
+        if time.monotonic() - self._began > self._patience + self._size / _SLOWEST:
+            raise TimeoutError
+        return data
