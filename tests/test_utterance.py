@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import cycle
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wyoming_wlk.engine.context import SAMPLE_RATE, ClientOptions, DecoderContext
 from wyoming_wlk.engine.request import StepKind, StepRequest, StepResult, Word
@@ -56,7 +61,7 @@ class Talk:
     def pause(self, silence: float = 0.3) -> None:
         """Silence, noticed at its end."""
         began = self.clock
-        self.hear(silence, SpeechEnd(round(began * SAMPLE_RATE)))
+        self.hear(silence, SpeechEnd(round(began * SAMPLE_RATE), round((began + silence) * SAMPLE_RATE)))
 
     def answer(self) -> None:
         while (request := self.utterance.next_request()) is not None:
@@ -294,6 +299,19 @@ def test_a_flush_in_a_pause_or_in_silence() -> None:
     assert len(talk.finished.text.split()) == len(talk.committed.split()) > 1
 
 
+def test_a_flush_before_the_pause_is_decoded() -> None:
+    """The final of the pause answers it, though more silence has come since."""
+    talk = Talk()
+    talk.begin()
+    talk.speak(1.9)
+    quiet = round(talk.clock * SAMPLE_RATE)
+    talk.hear(0.5, SpeechEnd(quiet, quiet + 4800), answer=False)
+    talk.utterance.flush()
+    talk.answer()
+    assert [type(event) for event in talk.events[-2:]] == [SegmentEnded, Flushed]
+    assert talk.kinds().count(FINAL) == 1
+
+
 def test_a_flush_while_a_step_runs() -> None:
     """A partial step is dropped for it, and speech that begins again meanwhile does not get lost."""
     talk = Talk()
@@ -318,6 +336,57 @@ def test_without_partial_steps_long_speech_is_cut_at_words() -> None:
     talk.stop()
     assert set(talk.kinds()) == {FINAL}
     assert talk.finished.text.split() == talk.committed.split() == [f"w{i}" for i in range(200)]
+
+
+@dataclass(frozen=True)
+class Script:
+    """Speech and silence in turn, in pieces of 0.1 s; `late` tells behind which pieces the model has not answered."""
+
+    turns: tuple[tuple[int, int], ...]
+    late: tuple[bool, ...]
+
+
+def segments(script: Script) -> list[tuple[str, ...]]:
+    """The words of each segment."""
+    talk = Talk(close_pause=1.0)
+    late = cycle(script.late)
+    for speech, silence in script.turns:
+        talk.hear(0.1, SpeechStart(round(talk.clock * SAMPLE_RATE)), answer=not next(late))
+        for _ in range(speech):
+            talk.hear(0.1, answer=not next(late))
+        began = round(talk.clock * SAMPLE_RATE)
+        for piece in range(silence):
+            noticed = [SpeechEnd(began, round((talk.clock + 0.1) * SAMPLE_RATE))] if piece == 2 else []
+            talk.hear(0.1, *noticed, answer=not next(late))
+    talk.stop()
+    return [tuple(w.text for w in event.words) for event in talk.events if isinstance(event, SegmentEnded)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(10, 60), st.integers(4, 25)), min_size=1, max_size=5),
+    st.lists(st.integers(0, 8), min_size=1, max_size=20),
+)
+def test_final_text_does_not_depend_on_how_fast_the_model_is(turns: list[tuple[int, int]], waits: list[int]) -> None:
+    """Segments begin and end where the speech does, however late (up to 0.8 s) each step is answered."""
+    late = tuple(flag for wait in waits for flag in (*[True] * wait, False))
+    assert segments(Script(tuple(turns), late)) == segments(Script(tuple(turns), (False,)))
+
+
+def test_a_pause_that_is_over_before_its_final_is_there() -> None:
+    """The segment ends at the pause all the same, and what was said after it is the next one's."""
+    talk = Talk(close_pause=1.0)
+    talk.begin()
+    talk.speak(1.9)
+    quiet = round(talk.clock * SAMPLE_RATE)
+    talk.hear(0.5, SpeechEnd(quiet, quiet + 4800), answer=False)
+    talk.hear(1.5, answer=False)
+    talk.hear(0.1, SpeechStart(round(talk.clock * SAMPLE_RATE)), answer=False)
+    talk.hear(1.9, answer=False)
+    talk.answer()
+    talk.stop()
+    ended = [[word.text for word in event.words] for event in talk.events if isinstance(event, SegmentEnded)]
+    assert ended == [[" w0", " w1", " w2", " w3"], [" w8", " w9", " w10", " w11"]]
+    assert talk.finished.text.split() == talk.committed.split()
 
 
 def test_the_first_words_are_looked_for_early() -> None:

@@ -17,13 +17,13 @@ SETTINGS = VadSettings(threshold=0.5, hysteresis=0.15, min_speech=0.096, min_sil
         ([0.1] * 50, []),
         ([0.1] * 10 + [0.9] * 10, [SpeechStart(10 * WINDOW)]),
         ([0.1] * 10 + [0.9] * 2 + [0.1] * 10, []),
-        ([0.9] * 10 + [0.1] * 10, [SpeechStart(0), SpeechEnd(10 * WINDOW)]),
+        ([0.9] * 10 + [0.1] * 10, [SpeechStart(0), SpeechEnd(10 * WINDOW, 20 * WINDOW)]),
         ([0.9] * 10 + [0.1] * 9 + [0.9] * 5, [SpeechStart(0)]),
         ([0.9] * 10 + [0.4] * 30, [SpeechStart(0)]),
         ([0.4] * 30, []),
         (
             [0.9] * 5 + [0.0] * 10 + [0.9] * 5,
-            [SpeechStart(0), SpeechEnd(5 * WINDOW), SpeechStart(15 * WINDOW)],
+            [SpeechStart(0), SpeechEnd(5 * WINDOW, 15 * WINDOW), SpeechStart(15 * WINDOW)],
         ),
     ],
 )

@@ -97,6 +97,14 @@ class Finished:
 Event = SpeechStarted | SpeechStopped | TextUpdate | SegmentEnded | Flushed | Finished
 
 
+@dataclass(frozen=True)
+class _Boundary:
+    """Between an open segment, which hears up to sample `end`, and the next speech, which began at `start`."""
+
+    end: int
+    start: int
+
+
 class Utterance:
     """From the first sample to the transcript."""
 
@@ -107,7 +115,9 @@ class Utterance:
         self.finished = False
         self._settings, self._client = settings, client
         self._clock = 0
-        self._silent_since = 0
+        self._silent_since = self._quiet_at = 0
+        """Where speech ended last, and where that was noticed."""
+        self._boundary: _Boundary | None = None
         self._flush_at: int | None = None
         self._speaking = self._open = self._stopped = self._cutting = False
         self._pre_roll = np.zeros(0, np.float32)
@@ -181,8 +191,8 @@ class Utterance:
             return None
         if kind is StepKind.PARTIAL and self._pending_samples < self._wanted * SAMPLE_RATE:
             return None
-        self._fill_window()
-        self._cutting = kind is StepKind.FINAL and (not self._settled or bool(self._pending))
+        whole = self._fill_window()
+        self._cutting = kind is StepKind.FINAL and not (self._settled and whole)
         self._running = StepRequest(self.context, kind, self._oldest_arrival, self._client, self._awaited)
         return self._running
 
@@ -201,7 +211,7 @@ class Utterance:
     @property
     def _settled(self) -> bool:
         """Nothing more is coming for the open segment, as far as is known."""
-        return self._awaited or not self._speaking
+        return self._awaited or self._boundary is not None or not self._speaking
 
     @property
     def _awaited(self) -> bool:
@@ -209,11 +219,14 @@ class Utterance:
 
     def _covers(self, final: StepResult) -> bool:
         """Whether a final saw all the speech there is, or that there was when a flush was asked for."""
+        heard = round(final.audio_end * SAMPLE_RATE)
+        if self._boundary is not None:
+            return self._boundary.end <= heard
+        if not self._speaking:
+            return self._silent_since <= heard
         if self._flush_at is not None and not self._stopped:
-            return self._flush_at <= final.audio_end * SAMPLE_RATE + 1
-        if self._speaking:
-            return not self._pending
-        return self._silent_since <= final.audio_end * SAMPLE_RATE
+            return self._flush_at <= heard
+        return not self._pending
 
     @property
     def _wanted(self) -> float:
@@ -236,6 +249,12 @@ class Utterance:
     def _speech_started(self, event: SpeechStart, now: float) -> None:
         self._speaking = True
         self._events.append(SpeechStarted(event.sample / SAMPLE_RATE))
+        if self._boundary is not None:
+            return
+        if self._open and event.sample - self._silent_since >= self._closing_pause:
+            # The pause was long enough, though its final may not be there yet: it decides, not how fast we decode.
+            self._boundary = _Boundary(self._quiet_at, event.sample)
+            return
         self._final = None
         if self._open:
             return
@@ -248,7 +267,7 @@ class Utterance:
 
     def _speech_stopped(self, event: SpeechEnd) -> None:
         self._speaking = False
-        self._silent_since = event.sample
+        self._silent_since, self._quiet_at = event.sample, max(event.sample, event.noticed)
         self._events.append(SpeechStopped(event.sample / SAMPLE_RATE))
 
     def _enqueue(self, audio: np.ndarray, now: float) -> None:
@@ -256,14 +275,25 @@ class Utterance:
             self._oldest_arrival = now
         self._pending.append(audio)
 
-    def _fill_window(self) -> None:
-        """Moves pending audio into the window, as much as fits and up to where it is flushed."""
+    def _fill_window(self) -> bool:
+        """Moves pending audio into the window, as much as fits and belongs to it; tells whether that is all of it.
+
+        A final hears just the silence in which the pause was noticed, however much more has come meanwhile: its text
+        depends on what was said alone.
+        """
         audio = np.concatenate([*self._pending, np.zeros(0, np.float32)])
+        end = self.context.end + len(audio)
+        if self._boundary is not None:
+            end = min(end, self._boundary.end)
+        elif not self._speaking:
+            end = min(end, self._quiet_at)
+        elif self._flush_at is not None and not self._stopped:
+            end = min(end, self._flush_at)
         room = self._samples(self._settings.max_window) - len(self.context.audio)
-        if self._flush_at is not None and not self._stopped:
-            room = max(0, min(room, self._flush_at - self.context.end))
-        self.context.append(audio[:room])
-        self._pending = [audio[room:]] if len(audio) > room else []
+        taken = max(0, min(room, end - self.context.end))
+        self.context.append(audio[:taken])
+        self._pending = [audio[taken:]] if len(audio) > taken else []
+        return self.context.end >= end
 
     # --- ends ---------------------------------------------------------------------------------------------------------
 
@@ -276,31 +306,35 @@ class Utterance:
             limit = settings.endpoint if spoken else settings.no_speech
             if silence >= limit or self._clock >= self._samples(settings.max_utterance):
                 self._stopped = True
-        long = len(self.context.audio) > self._samples(settings.long_segment)
-        pause = settings.short_close_pause if long else settings.close_pause
-        flushing = self._flush_at is not None
-        if self._final is not None and (self._stopped or flushing or silence >= pause):
+        over = self._awaited or self._boundary is not None or silence * SAMPLE_RATE >= self._closing_pause
+        if self._final is not None and over:
             self._close(self._final)
-            self._flushed()
-        elif not self._open:
-            self._flushed()
+        if self._flush_at is not None and (not self._open or self._flush_at <= self.context.offset):
+            self._flush_at = None
+            self._events.append(Flushed())
         if self._stopped and not self._open and not self.finished:
             self.finished = True
             self._events.append(Finished(self.timeline.transcript(), self.context.language))
 
-    def _flushed(self) -> None:
-        if self._flush_at is not None:
-            self._flush_at = None
-            self._events.append(Flushed())
+    @property
+    def _closing_pause(self) -> float:
+        """Samples of silence that end the open segment; may be infinite."""
+        long = self._quiet_at - self.context.offset > self._samples(self._settings.long_segment)
+        return (self._settings.short_close_pause if long else self._settings.close_pause) * SAMPLE_RATE
 
     def _close(self, final: StepResult) -> None:
-        """Ends the segment; the silence after it is the next one's pre-roll."""
+        """Ends the segment. The next one is open already where speech has begun again, or goes on behind a flush; else
+        the silence after it is the pre-roll of the next."""
         self._close_segment(final)
         self._final = None
-        if self._speaking and not self._stopped:
-            return  # flushed in mid-speech: the next segment is open already
-        self._pre_roll = np.concatenate([*self._pending, np.zeros(0, np.float32)])
-        self._pending, self._open = [], False
+        pending = np.concatenate([*self._pending, np.zeros(0, np.float32)])
+        if self._boundary is not None:
+            start = self._boundary.start - self._samples(self._settings.pre_roll)
+            silence = max(0, start - self.context.end)
+            self.context.restart(self.context.end + silence, "")
+            self._pending, self._boundary = [pending[silence:]], None
+        elif self._stopped or not self._speaking:
+            self._pre_roll, self._pending, self._open = pending, [], False
 
     def _close_segment(self, final: StepResult) -> None:
         """Takes a final over as the segment's text; the next window begins where its audio ended."""

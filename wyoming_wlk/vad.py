@@ -72,6 +72,8 @@ class SpeechStart:
 class SpeechEnd:
     sample: int
     """Where speech ended; known only once the pause is long enough."""
+    noticed: int = 0
+    """Where the pause was long enough."""
 
 
 SpeechEvent = SpeechStart | SpeechEnd
@@ -114,6 +116,6 @@ class SpeechDetector:
             needed = settings.min_silence if self._speaking else settings.min_speech
             if self._clock - self._since >= needed * SAMPLE_RATE:
                 self._speaking = not self._speaking
-                events.append(SpeechStart(self._since) if self._speaking else SpeechEnd(self._since))
+                events.append(SpeechStart(self._since) if self._speaking else SpeechEnd(self._since, self._clock))
                 self._since = None
         return events
