@@ -14,8 +14,15 @@ import numpy as np
 import pytest
 from conftest import Clip
 
-from wyoming_wlk.audio.container import ContainerDecoder, _Pipe, decode_file, looks_like_container
-from wyoming_wlk.audio.input import AudioInput, ContainerInput, GuessedInput, NumpyInput, RawInput
+from wyoming_wlk.audio.container import ContainerDecoder, _Pipe, decode_file
+from wyoming_wlk.audio.input import (
+    AudioInput,
+    ContainerInput,
+    GuessedInput,
+    NumpyInput,
+    RawInput,
+    looks_like_container,
+)
 from wyoming_wlk.errors import AudioError
 
 CLIP = "1688-142285-0002"

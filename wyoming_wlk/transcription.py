@@ -11,7 +11,6 @@ from typing import BinaryIO
 
 import numpy as np
 
-from wyoming_wlk.audio.container import decode_file
 from wyoming_wlk.engine.context import SAMPLE_RATE, ClientOptions, DecoderContext
 from wyoming_wlk.engine.request import Word
 from wyoming_wlk.services import Pace, Services
@@ -139,6 +138,8 @@ async def transcribe(
 
 async def file_pieces(file: Path | BinaryIO) -> AsyncIterator[np.ndarray]:
     """A file in any container that FFmpeg knows, decoded as far as it is asked for. Raises `AudioError`."""
+    from wyoming_wlk.audio.container import decode_file  # whose libraries are large
+
     audio = decode_file(file)
     while len(piece := await asyncio.to_thread(_gather, audio)):
         yield piece

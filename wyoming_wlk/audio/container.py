@@ -20,7 +20,6 @@ from av.container import InputContainer
 from wyoming_wlk.audio.pcm import MAX_RATE, MIN_RATE, SAMPLE_RATE
 from wyoming_wlk.errors import AudioError
 
-_MAGIC = (b"\x1a\x45\xdf\xa3", b"OggS", b"RIFF", b"fLaC", b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf1", b"\xff\xf9")
 _FORMATS = {
     "format_whitelist": "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,"
     "wav,wv"
@@ -33,11 +32,6 @@ _PROBE = _FORMATS | {"probesize": "4096", "analyzeduration": "0"}
 
 _MAX_SECONDS = 600
 """Of audio in one message: silence can be packed so tightly that a small message fills the memory."""
-
-
-def looks_like_container(data: bytes) -> bool:
-    """Whether these first bytes are those of a container that FFmpeg knows."""
-    return data.startswith(_MAGIC) or data[4:8] == b"ftyp"
 
 
 class ContainerDecoder:

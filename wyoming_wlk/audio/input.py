@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import io
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from wyoming_wlk.audio.container import ContainerDecoder, looks_like_container
 from wyoming_wlk.audio.pcm import SAMPLE_RATE, PcmDecoder
 from wyoming_wlk.errors import AudioError
+
+if TYPE_CHECKING:
+    from wyoming_wlk.audio.container import ContainerDecoder
+
+_MAGIC = (b"\x1a\x45\xdf\xa3", b"OggS", b"RIFF", b"fLaC", b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf1", b"\xff\xf9")
 
 Samples = tuple[np.ndarray, int]
 """Audio at 16 kHz, and its length as the client counts it."""
@@ -80,18 +84,31 @@ class ContainerInput:
     """A file or a stream in any container and codec that FFmpeg's libraries know."""
 
     def __init__(self) -> None:
-        self._decoder = ContainerDecoder()
+        self._decoder: ContainerDecoder | None = None
 
     async def decode(self, data: bytes) -> Samples:
-        audio = await asyncio.to_thread(self._decoder.decode, data)
+        audio = await asyncio.to_thread(lambda: self._opened().decode(data))
         return audio, len(audio)
 
     async def flush(self) -> Samples:
-        audio = await asyncio.to_thread(self._decoder.flush)
+        audio = await asyncio.to_thread(lambda: self._opened().flush())
         return audio, len(audio)
 
     def realign(self) -> None:
-        self._decoder = ContainerDecoder()
+        self._decoder = None
+
+    def _opened(self) -> ContainerDecoder:
+        # The libraries take memory and time to load: who never hears a container goes without.
+        from wyoming_wlk.audio.container import ContainerDecoder
+
+        if self._decoder is None:
+            self._decoder = ContainerDecoder()
+        return self._decoder
+
+
+def looks_like_container(data: bytes) -> bool:
+    """Whether these first bytes are those of a container that FFmpeg knows."""
+    return data.startswith(_MAGIC) or data[4:8] == b"ftyp"
 
 
 class GuessedInput:
