@@ -70,9 +70,9 @@ async def serving(
     with ThreadPoolExecutor(1) as executor:
         if loaded:
             speech.set_result(Speech(engine, vad, executor))
-        loading = asyncio.create_task(services.load())
-        (address,) = await listeners.start("tcp://127.0.0.1:0")
         (url,) = await http.start()
+        (address,) = await listeners.start("tcp://127.0.0.1:0")
+        loading = asyncio.create_task(services.load())
         try:
             yield Server(int(address.rpartition(":")[2]), services, listeners, http, url, speech, loading)
         finally:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -17,6 +21,7 @@ from wyoming.client import AsyncClient
 from wyoming_wlk.engine.context import ClientOptions, DecoderContext
 from wyoming_wlk.engine.engine import Engine, StepDropped
 from wyoming_wlk.engine.request import StepKind, StepRequest
+from wyoming_wlk.errors import ConfigError
 from wyoming_wlk.models import InstalledModel
 from wyoming_wlk.vad import SileroVad
 
@@ -148,3 +153,24 @@ async def test_streams_end_when_the_server_stops(engine: Engine, vad: SileroVad,
                 text += message.json()["text"]
             await stopping
     assert "thornton" in text.lower()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate, and is not installed")
+async def test_https(engine: Engine, vad: SileroVad, tmp_path: Path) -> None:
+    """With a certificate the door speaks HTTPS and WSS; a file that is none is told before anything is served."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    async with serving(engine, vad, tls_certificate=certificate, tls_key=key) as server:
+        assert server.url.startswith("https://")
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"{server.url}/health", ssl=trusting) as response:
+                assert response.status == 200
+            url = f"{server.url}/ws/transcription?client_id=x&format=updates"
+            async with session.ws_connect(url, ssl=trusting) as socket:
+                assert (await socket.receive_json())["type"] == "session"
+    with pytest.raises(ConfigError, match="--tls-certificate"):
+        async with serving(engine, vad, tls_certificate=key, tls_key=None):
+            pass
