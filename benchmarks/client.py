@@ -10,8 +10,9 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
@@ -81,6 +82,10 @@ class Microphone:
         return self.elapsed - self.seconds
 
 
+Listen = Callable[[ClientConnection, Microphone, Answer], Coroutine[Any, Any, None]]
+"""Notes what comes until everything has."""
+
+
 async def ask_wyoming(uri: str, clip: Clip, quiet: float) -> Answer:
     """One utterance on a connection of its own."""
     answer, microphone = Answer(clip), Microphone(clip, quiet)
@@ -118,24 +123,8 @@ async def _listen_wyoming(client: AsyncClient, microphone: Microphone, answer: A
 
 async def ask_context(http: str, clip: Clip, quiet: float) -> Answer:
     """One stream of our `/ws/transcription`; the transcript are the segments' texts at full quality."""
-    answer, microphone = Answer(clip), Microphone(clip, quiet)
     query = f"client_id={uuid.uuid4()}&format=updates&encoding=s16le&language=en"
-    try:
-        async with (
-            asyncio.timeout(microphone.seconds + PATIENCE_SECONDS),
-            connect(f"ws://{http}/ws/transcription?{query}", max_size=None, ping_interval=None) as socket,
-        ):
-            listening = asyncio.create_task(_listen_context(socket, microphone, answer))
-            try:
-                async for chunk in microphone:
-                    await socket.send(pcm(chunk))
-                await socket.send(json.dumps({"type": "stop"}))
-                await listening
-            finally:
-                listening.cancel()
-    except (OSError, TimeoutError, WebSocketException) as err:
-        answer.error = answer.error or repr(err)
-    return answer
+    return await _ask_socket(f"ws://{http}/ws/transcription?{query}", clip, quiet, '{"type": "stop"}', _listen_context)
 
 
 async def _listen_context(socket: ClientConnection, microphone: Microphone, answer: Answer) -> None:
@@ -157,23 +146,7 @@ async def _listen_context(socket: ClientConnection, microphone: Microphone, answ
 
 async def ask_asr(uri: str, clip: Clip, quiet: float) -> Answer:
     """One session of WhisperLiveKit's `/asr` with s16le audio; `first` are its first words, settled or not."""
-    answer, microphone = Answer(clip), Microphone(clip, quiet)
-    try:
-        async with (
-            asyncio.timeout(microphone.seconds + PATIENCE_SECONDS),
-            connect(uri, max_size=None, ping_interval=None, open_timeout=None) as socket,
-        ):
-            listening = asyncio.create_task(_listen_asr(socket, microphone, answer))
-            try:
-                async for chunk in microphone:
-                    await socket.send(pcm(chunk))
-                await socket.send(b"")
-                await listening
-            finally:
-                listening.cancel()
-    except (OSError, TimeoutError, WebSocketException) as err:
-        answer.error = answer.error or repr(err)
-    return answer
+    return await _ask_socket(uri, clip, quiet, b"", _listen_asr)
 
 
 async def _listen_asr(socket: ClientConnection, microphone: Microphone, answer: Answer) -> None:
@@ -191,6 +164,27 @@ async def _listen_asr(socket: ClientConnection, microphone: Microphone, answer: 
             if answer.first is None and answer.transcript:
                 answer.first = microphone.elapsed
     answer.error = "closed without ready_to_stop"
+
+
+async def _ask_socket(uri: str, clip: Clip, quiet: float, end: str | bytes, listen: Listen) -> Answer:
+    """Streams a clip as s16le, then `end`, and listens meanwhile."""
+    answer, microphone = Answer(clip), Microphone(clip, quiet)
+    try:
+        async with (
+            asyncio.timeout(microphone.seconds + PATIENCE_SECONDS),
+            connect(uri, max_size=None, ping_interval=None, open_timeout=None) as socket,
+        ):
+            listening = asyncio.create_task(listen(socket, microphone, answer))
+            try:
+                async for chunk in microphone:
+                    await socket.send(pcm(chunk))
+                await socket.send(end)
+                await listening
+            finally:
+                listening.cancel()
+    except (OSError, TimeoutError, WebSocketException) as err:
+        answer.error = answer.error or repr(err)
+    return answer
 
 
 def pcm(samples: np.ndarray) -> bytes:

@@ -9,7 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 from wyoming.asr import Transcribe
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncClient
@@ -115,3 +118,13 @@ def frame(kind: str, data: object = None, payload: bytes = b"", **header: object
     body = b"" if data is None else json.dumps(data).encode()
     lengths = {"data_length": len(body), "payload_length": len(payload)}
     return json.dumps({"type": kind} | lengths | header).encode() + b"\n" + body + payload
+
+
+async def all_messages(socket: ClientConnection) -> list[dict[str, Any]]:
+    """All messages until the server closes."""
+    found = []
+    try:
+        while True:
+            found.append(json.loads(await asyncio.wait_for(socket.recv(), 30)))
+    except ConnectionClosed:
+        return found

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Clip
-from serving import Server, serving
-from websockets.asyncio.client import ClientConnection, connect
+from serving import Server, all_messages, serving
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from wyoming_wlk.engine.engine import Engine
@@ -43,22 +43,12 @@ def pcm(samples: np.ndarray) -> bytes:
     return (np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
 
 
-async def messages(socket: ClientConnection) -> list[dict[str, Any]]:
-    """All messages until the server closes."""
-    found = []
-    try:
-        while True:
-            found.append(json.loads(await asyncio.wait_for(socket.recv(), 30)))
-    except ConnectionClosed:
-        return found
-
-
 async def plain_words(server: Server, clip: Clip, **query: object) -> str:
     async with connect(url(server, **query)) as socket:
         for start in range(0, len(clip.samples), PIECE):
             await socket.send(saved(clip.samples[start : start + PIECE]))
         await socket.send(b"")
-        return "".join(message["text"] for message in await messages(socket))
+        return "".join(message["text"] for message in await all_messages(socket))
 
 
 def committed(found: list[dict[str, Any]]) -> str:
@@ -73,7 +63,7 @@ async def test_the_context_switching_servers_own_messages(server: Server, clips:
         for start in range(0, len(clips[CLIP].samples), PIECE):
             await socket.send(saved(clips[CLIP].samples[start : start + PIECE]))
         await socket.send(b"")
-        found = await messages(socket)
+        found = await all_messages(socket)
     assert {message["type"] for message in found} == {"transcript"}
     assert {message["client_id"] for message in found} == {"anna"}
     assert all(isinstance(message["timestamp"], float) for message in found)
@@ -90,7 +80,7 @@ async def test_every_encoding_and_rate(server: Server, clips: dict[str, Clip], e
         for start in range(0, len(data), 9999):
             await socket.send(data[start : start + 9999])
         await socket.send(b"")
-        text = "".join(message["text"] for message in await messages(socket))
+        text = "".join(message["text"] for message in await all_messages(socket))
     assert "thornton made his confession" in text.lower()
 
 
@@ -101,7 +91,7 @@ async def test_rich_updates(server: Server, clips: dict[str, Clip]) -> None:
             await socket.send(pcm(clips[CLIP].samples[start : start + PIECE]))
             await asyncio.sleep(0.02)
         await socket.send(json.dumps({"type": "stop"}))
-        found = await messages(socket)
+        found = await all_messages(socket)
     assert found[0]["type"] == "session" and found[0]["secret"] and not found[0]["resumed"]
     assert found[-1]["type"] == "end"
     segments = [segment for m in found if m["type"] == "transcript_update" for segment in m["segments"]]
@@ -135,7 +125,7 @@ async def test_a_client_that_comes_back_goes_on(server: Server, clips: dict[str,
                 await asyncio.sleep(0.01)
             if cut == len(samples):
                 await socket.send(json.dumps({"type": "stop"}))
-                found += await messages(socket)
+                found += await all_messages(socket)
             else:
                 while not found or found[-1].get("seq", 0) < 1 + 2 * cuts.index(cut):
                     found.append(json.loads(await asyncio.wait_for(socket.recv(), 30)))
@@ -161,7 +151,7 @@ async def test_missed_updates_are_replayed(server: Server, clips: dict[str, Clip
     again = url(server, format="updates", encoding="s16le", secret=hello["secret"], resume_from=0)
     async with connect(again) as socket:
         await socket.send(json.dumps({"type": "stop"}))
-        found = await messages(socket)
+        found = await all_messages(socket)
     assert found[0]["resumed"] and found[0]["received_samples"] == len(clips[CLIP].samples)
     assert "thornton made his confession" in committed(found).lower()
 
@@ -171,11 +161,11 @@ async def test_one_live_connection_for_a_name(server: Server) -> None:
     async with connect(url(server, format="updates")) as first:
         await first.recv()
         async with connect(url(server)) as second:
-            found = await messages(second)
+            found = await all_messages(second)
         assert (second.close_code, second.close_reason) == (1008, "Client already connected")
         assert found[0]["type"] == "error"
         await first.send(json.dumps({"type": "stop"}))
-        assert (await messages(first))[-1]["type"] == "end"
+        assert (await all_messages(first))[-1]["type"] == "end"
 
 
 async def test_the_owner_may_replace_its_own_connection(server: Server) -> None:
@@ -184,7 +174,7 @@ async def test_the_owner_may_replace_its_own_connection(server: Server) -> None:
         hello = json.loads(await first.recv())
         async with connect(url(server, format="updates", secret=hello["secret"], resume_from=0)) as second:
             assert json.loads(await second.recv())["resumed"]
-            await messages(first)
+            await all_messages(first)
             assert first.close_code == 1001
 
 
@@ -202,7 +192,7 @@ async def test_strangers_get_nothing(server: Server, clips: dict[str, Clip], sec
     async with connect(stranger) as socket:
         assert not json.loads(await socket.recv())["resumed"]
         await socket.send(json.dumps({"type": "stop"}))
-        assert committed(await messages(socket)) == ""
+        assert committed(await all_messages(socket)) == ""
     owner = url(server, format="updates", encoding="s16le", secret=hello["secret"], resume_from=0)
     async with connect(owner) as socket:
         assert json.loads(await socket.recv())["resumed"]
@@ -221,7 +211,7 @@ async def test_a_token_is_proof_enough(engine: Engine, vad: SileroVad, clips: di
         ) as socket:
             await socket.send(pcm(clips[CLIP].samples[half:]))
             await socket.send(b"")
-            text += "".join(message["text"] for message in await messages(socket))
+            text += "".join(message["text"] for message in await all_messages(socket))
     assert "thornton made his confession" in text.lower()
     assert len(text.split()) == pytest.approx(len(clips[CLIP].text.split()), abs=4)
 
@@ -288,7 +278,7 @@ async def test_bad_input_gets_an_error_and_a_close(server: Server, case: str, ca
             await socket.send(message)
             if case == "half a WebM":
                 await socket.send(b"")
-        found = await messages(socket)
+        found = await all_messages(socket)
     errors = [m for m in found if m["type"] == "error"]
     assert len(errors) == 1 and len(errors[0]["error"]) > 10
     assert socket.close_code == code
@@ -310,7 +300,7 @@ async def test_tokens_and_origins(engine: Engine, vad: SileroVad) -> None:
     async with serving(engine, vad, token="sesame") as server:
         for shown in ("", "&token=wrong"):
             async with connect(url(server) + shown) as socket:
-                assert (await messages(socket))[0]["code"] == "access"
+                assert (await all_messages(socket))[0]["code"] == "access"
             assert socket.close_code == 1008
         with pytest.raises(InvalidStatus):
             async with connect(url(server, token="sesame"), additional_headers={"Origin": "https://evil.example"}):
@@ -325,10 +315,10 @@ async def test_a_busy_server_says_so(engine: Engine, vad: SileroVad) -> None:
     async with serving(engine, vad, max_clients=1) as server, connect(url(server, format="updates")) as first:
         await first.recv()
         async with connect(url(server, client_id="second")) as second:
-            assert (await messages(second))[0]["code"] == "busy"
+            assert (await all_messages(second))[0]["code"] == "busy"
         assert second.close_code == 1013
         await first.send(json.dumps({"type": "stop"}))
-        assert (await messages(first))[-1]["type"] == "end"
+        assert (await all_messages(first))[-1]["type"] == "end"
 
 
 async def test_a_slow_reader_gets_everything_in_larger_pieces(server: Server, clips: dict[str, Clip]) -> None:
@@ -338,7 +328,7 @@ async def test_a_slow_reader_gets_everything_in_larger_pieces(server: Server, cl
             await socket.send(pcm(clips[CLIP].samples[start : start + PIECE]))
         await socket.send(b"")
         await asyncio.sleep(1.0)
-        text = "".join(message["text"] for message in await messages(socket))
+        text = "".join(message["text"] for message in await all_messages(socket))
     assert "thornton made his confession" in text.lower()
 
 
@@ -356,7 +346,7 @@ async def test_a_torn_sample_does_not_shift_what_follows(server: Server, clips: 
         assert hello["resumed"] and hello["sample_rate"] == 16000 and hello["received_samples"] <= 10000
         await socket.send(data[2 * hello["received_samples"] :])
         await socket.send(json.dumps({"type": "stop"}))
-        assert "turn on the lamp" in committed(await messages(socket)).lower()
+        assert "turn on the lamp" in committed(await all_messages(socket)).lower()
 
 
 async def test_nobody_can_keep_an_owner_out(server: Server) -> None:
@@ -369,9 +359,9 @@ async def test_nobody_can_keep_an_owner_out(server: Server) -> None:
         async with connect(url(server, format="updates", secret=hello["secret"], resume_from=0)) as owner:
             assert json.loads(await owner.recv())["resumed"]
             await owner.send(json.dumps({"type": "stop"}))
-            assert (await messages(owner))[-1]["type"] == "end"
+            assert (await all_messages(owner))[-1]["type"] == "end"
         await stranger.send(json.dumps({"type": "stop"}))
-        assert (await messages(stranger))[-1]["type"] == "end"
+        assert (await all_messages(stranger))[-1]["type"] == "end"
 
 
 async def test_a_server_that_stops_while_it_loads(engine: Engine, vad: SileroVad) -> None:
@@ -380,6 +370,6 @@ async def test_a_server_that_stops_while_it_loads(engine: Engine, vad: SileroVad
         async with connect(url(server)) as socket:
             await socket.send(saved(np.zeros(16000, np.float32)))
             stopping = asyncio.create_task(server.http.stop(5.0))
-            assert await messages(socket) == []
+            assert await all_messages(socket) == []
             assert socket.close_code == 1001
             await stopping

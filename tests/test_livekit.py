@@ -19,9 +19,8 @@ import av
 import numpy as np
 import pytest
 from conftest import Clip
-from serving import Server, serving
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from serving import Server, all_messages, serving
+from websockets.asyncio.client import connect
 
 from wyoming_wlk.engine.engine import Engine
 from wyoming_wlk.vad import SileroVad
@@ -87,16 +86,6 @@ def webm(samples: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-async def answers(socket: ClientConnection) -> list[dict[str, Any]]:
-    """All messages until the server closes."""
-    found = []
-    try:
-        while True:
-            found.append(json.loads(await asyncio.wait_for(socket.recv(), 30)))
-    except ConnectionClosed:
-        return found
-
-
 async def ask(address: str, data: bytes, size: int = 6400, late: bytes = b"") -> list[dict[str, Any]]:
     """Sends audio, the empty message at its end, and what comes too late."""
     async with connect(address) as socket:
@@ -105,7 +94,7 @@ async def ask(address: str, data: bytes, size: int = 6400, late: bytes = b"") ->
         await socket.send(b"")
         if late:
             await socket.send(late)
-        return await answers(socket)
+        return await all_messages(socket)
 
 
 async def refusal(address: str, *messages: str | bytes) -> tuple[str, int]:
@@ -113,7 +102,7 @@ async def refusal(address: str, *messages: str | bytes) -> tuple[str, int]:
     async with connect(address) as socket:
         for message in messages:
             await socket.send(message)
-        found = await answers(socket)
+        found = await all_messages(socket)
     assert found[-1]["type"] == "error", found
     assert socket.close_code is not None
     return found[-1]["error"], socket.close_code
@@ -162,7 +151,7 @@ async def test_full_updates(server: Server, clips: dict[str, Clip]) -> None:
             states.append(json.loads(await asyncio.wait_for(socket.recv(), 30)))
         await socket.send(clips[CLIP].pcm[64000:])
         await socket.send(b"")
-        *later, end = await answers(socket)
+        *later, end = await all_messages(socket)
     states += later
     assert config == {"type": "config", "useAudioWorklet": True, "mode": "full"}
     assert end == {"type": "ready_to_stop"}
@@ -190,7 +179,7 @@ async def test_diffs(server: Server, clips: dict[str, Clip]) -> None:
                 assert len(lines) == diff.get("n_lines", len(lines))
             assert [line["speaker"] for line in lines] == expected
         await socket.send(b"")
-        assert (await answers(socket))[-1] == {"type": "ready_to_stop"}
+        assert (await all_messages(socket))[-1] == {"type": "ready_to_stop"}
     assert "lamp" in lines[0]["text"] and "account" in lines[1]["text"] and "cold" in lines[3]["text"].lower()
     assert lines[1]["end"] == lines[2]["start"] and lines[2]["end"] == lines[3]["start"]
 
@@ -306,6 +295,6 @@ async def test_an_error_keeps_the_pages_lines(engine: Engine, vad: SileroVad, cl
         while not message.get("lines"):
             message = json.loads(await asyncio.wait_for(socket.recv(), 30))
         await socket.send("what?")
-        failure = (await answers(socket))[-1]
+        failure = (await all_messages(socket))[-1]
     assert failure["type"] == failure["status"] == "error" and "binary" in failure["error"]
     assert "lamp" in " ".join(spoken(failure))

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, FormData
 from conftest import Clip
-from serving import Server, serving
+from serving import Server, all_messages, serving
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
 
 from wyoming_wlk.engine.engine import Engine
 from wyoming_wlk.vad import SileroVad
@@ -38,16 +37,6 @@ def url(server: Server) -> str:
 async def send(socket: ClientConnection, pcm: bytes, size: int = CHUNK) -> None:
     for start in range(0, len(pcm), size):
         await socket.send(pcm[start : start + size])
-
-
-async def answers(socket: ClientConnection) -> list[dict[str, Any]]:
-    """All messages until the server closes."""
-    found = []
-    try:
-        while True:
-            found.append(json.loads(await asyncio.wait_for(socket.recv(), 30)))
-    except ConnectionClosed:
-        return found
 
 
 async def until_final(socket: ClientConnection) -> list[dict[str, Any]]:
@@ -89,7 +78,7 @@ async def test_stop(server: Server, clips: dict[str, Clip]) -> None:
         await socket.send(json.dumps({"type": "start", "language": "en", "prompt": "lamps", "model": "tiny.en.pt"}))
         await send(socket, clips[OTHER].pcm, 1001)
         await socket.send(STOP)
-        found = await answers(socket)
+        found = await all_messages(socket)
     assert [message["is_partial"] for message in found].count(False) == 1 and not found[-1]["is_partial"]
     assert "lamp" in finals(found)[0].lower() and socket.close_code == 1000
     assert {message["data"]["language"] for message in found} == {"en"}
@@ -104,7 +93,7 @@ async def test_flush(server: Server, clips: dict[str, Clip]) -> None:
             await socket.send('{"type": "flush"}')
             assert word in finals(await until_final(socket))[0].lower()
         await socket.send(STOP)
-        assert await answers(socket) == [] and socket.close_code == 1000
+        assert await all_messages(socket) == [] and socket.close_code == 1000
 
 
 async def test_silence(server: Server) -> None:
@@ -113,7 +102,7 @@ async def test_silence(server: Server) -> None:
         async with connect(url(server)) as socket:
             await send(socket, pcm)
             await socket.send(STOP)
-            assert await answers(socket) == [] and socket.close_code == 1000
+            assert await all_messages(socket) == [] and socket.close_code == 1000
 
 
 async def test_clients_do_not_mix(server: Server, clips: dict[str, Clip]) -> None:
@@ -124,7 +113,7 @@ async def test_clients_do_not_mix(server: Server, clips: dict[str, Clip]) -> Non
             await socket.send(json.dumps({"language": "en", "prompt": name}))
             await send(socket, clips[name].pcm)
             await socket.send(STOP)
-            return " ".join(finals(await answers(socket))).lower()
+            return " ".join(finals(await all_messages(socket))).lower()
 
     lamp, date = await asyncio.gather(one(OTHER), one("whats-the-date"))
     assert "lamp" in lamp and "date" in date and "date" not in lamp and "lamp" not in date
@@ -146,7 +135,7 @@ async def test_wrong_options(server: Server, start: dict[str, object]) -> None:
     """Options that cannot be met are named in an error and close the connection with code 4000."""
     async with connect(url(server)) as socket:
         await socket.send(json.dumps(start))
-        (error,) = await answers(socket)
+        (error,) = await all_messages(socket)
     assert error["type"] == "error" and error["message"]
     assert socket.close_code == 4000 and socket.close_reason
 
@@ -156,7 +145,7 @@ async def test_a_late_start(server: Server, clips: dict[str, Clip]) -> None:
     async with connect(url(server)) as socket:
         await socket.send(bytes(CHUNK))
         await socket.send('{"type": "start"}')
-        assert "start" in (await answers(socket))[-1]["message"] and socket.close_code == 4000
+        assert "start" in (await all_messages(socket))[-1]["message"] and socket.close_code == 4000
 
 
 async def test_invalid_control(server: Server, clips: dict[str, Clip], caplog: pytest.LogCaptureFixture) -> None:
@@ -168,7 +157,7 @@ async def test_invalid_control(server: Server, clips: dict[str, Clip], caplog: p
             assert json.loads(await socket.recv()) == {"type": "error", "message": "invalid control"}
         await send(socket, clips[OTHER].pcm)
         await socket.send(STOP)
-        assert "lamp" in finals(await answers(socket))[0].lower()
+        assert "lamp" in finals(await all_messages(socket))[0].lower()
     assert not [record for record in caplog.records if record.exc_info]
 
 
@@ -176,11 +165,11 @@ async def test_keys(engine: Engine, vad: SileroVad) -> None:
     """The key comes in `x-api-key`, for WebSocket and HTTP; without it the codes are theirs."""
     async with serving(engine, vad, token="secret") as server, ClientSession() as http:
         async with connect(url(server)) as socket:
-            assert (await answers(socket))[0]["type"] == "error"
+            assert (await all_messages(socket))[0]["type"] == "error"
         assert socket.close_code == 1008
         async with connect(url(server), additional_headers={"x-api-key": "secret"}) as socket:
             await socket.send(STOP)
-            assert await answers(socket) == []
+            assert await all_messages(socket) == []
         assert (await http.post(f"{server.url}/transcribe_pcm_chunk", data=chunk(bytes(3200)))).status == 401
         headers = {"x-api-key": "secret"}
         answer = await http.post(f"{server.url}/transcribe_pcm_chunk", data=chunk(bytes(3200)), headers=headers)
