@@ -36,10 +36,9 @@ class Doorkeeper:
     def look(self, connections: Iterable[BaseTransport | None], now: float) -> list[BaseTransport]:
         """Who has to go: idle for longer than a message may take, or idle where there are too many."""
         present = [transport for transport in connections if transport is not None]
-        idle = [transport for transport in present if transport not in self._busy]
-        self._idle = {transport: since for transport, since in self._idle.items() if transport in idle}
-        for transport in idle:
-            self._idle.setdefault(transport, now)
+        idle = dict.fromkeys((transport for transport in present if transport not in self._busy), now)
+        known = {transport: since for transport, since in self._idle.items() if transport in idle}
+        self._idle = known | {transport: since for transport, since in idle.items() if transport not in known}
         surplus = max(0, len(present) - self._limits.max_connections)
         late = [transport for transport, since in self._idle.items() if now - since > self._limits.frame_timeout]
         return list(self._idle)[: max(surplus, len(late))]

@@ -6,10 +6,12 @@ message with the whole segment ends it.
 
 from __future__ import annotations
 
-import io
+import asyncio
+import tempfile
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from typing import BinaryIO, cast
 
 import numpy as np
 from aiohttp import web
@@ -30,6 +32,9 @@ _CLOSE_PAUSE = 0.8
 _ARRIVALS = 1000
 """Messages whose arrival is remembered: those of the last minute."""
 
+_IN_MEMORY = 2**20
+"""Bytes of an upload that stay off the disk, and that are decoded at once."""
+
 _BUNDLED_MODEL = "tiny.en"
 """What clients name that leave the choice to the server: the one model that is always there in whisper-flow."""
 
@@ -39,14 +44,15 @@ def flow_routes(door: Door) -> list[web.RouteDef]:
 
     async def transcribe_chunk(request: web.Request) -> web.Response:
         client = f"flow-{services.next_number()} {address_of(request)}"
-        with io.BytesIO() as file:
+        with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as spool:
+            file = cast(BinaryIO, spool)
             fields = await read_form(door, request, "files", file)
-            chunk = file.getvalue()
-        if not fields.get("model_name"):
-            raise RequestError("model_name is missing")
-        _check_model(fields["model_name"], services)
-        options = client_options({**request.query, **fields}, services.defaults)
-        found = await transcribe(services, client, options, _samples(chunk))
+            if not fields.get("model_name"):
+                raise RequestError("model_name is missing")
+            _check_model(fields["model_name"], services)
+            options = client_options({**request.query, **fields}, services.defaults)
+            file.seek(0)
+            found = await transcribe(services, client, options, _samples(file))
         segments = [
             {"id": number, "start": part.start, "end": part.end, "text": part.text}
             for number, part in enumerate(found.segments)
@@ -146,6 +152,8 @@ def _check_model(name: str, services: Services) -> None:
         raise RequestError(f"this server has no model {name[:40]!r}; it has {services.model.name}")
 
 
-async def _samples(chunk: bytes) -> AsyncIterator[np.ndarray]:
-    samples, _ = await RawInput(SAMPLE_RATE).decode(chunk)
-    yield samples
+async def _samples(file: BinaryIO) -> AsyncIterator[np.ndarray]:
+    """The samples of a raw file, as far as they are asked for."""
+    audio = RawInput(SAMPLE_RATE)
+    while data := await asyncio.to_thread(file.read, _IN_MEMORY):
+        yield (await audio.decode(data))[0]
