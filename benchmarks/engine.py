@@ -28,10 +28,10 @@ from wyoming_wlk.config import Config
 from wyoming_wlk.engine.cache import KVCache, ParkedRow
 from wyoming_wlk.engine.checkpoint import load_checkpoint
 from wyoming_wlk.engine.model import DecoderInput, Precision, Whisper
+from wyoming_wlk.events import Event, Finished, TextUpdate
 from wyoming_wlk.loading import choose_device, expected_model, find_model, load_speech, model_threads
 from wyoming_wlk.services import ModelInfo, Pace, Services
 from wyoming_wlk.session import Speech
-from wyoming_wlk.utterance import Event, Finished, TextUpdate
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from wyoming_wlk.captions import SILENCE_SECONDS, Captions, Line, OpenSegment, View, change
 from wyoming_wlk.engine.request import Word
+from wyoming_wlk.events import Event, Finished, SegmentEnded, SpeechStarted, TextUpdate
 from wyoming_wlk.streams import Entry, Update
-from wyoming_wlk.utterance import Event, Finished, SegmentEnded, SpeechStarted, TextUpdate
 
 
 def words(text: str, start: float) -> tuple[Word, ...]:

@@ -13,8 +13,9 @@ from wyoming_wlk.engine.context import ClientOptions, DecoderContext
 from wyoming_wlk.engine.engine import Engine
 from wyoming_wlk.engine.request import Word
 from wyoming_wlk.engine.statistics import SessionStatistics
+from wyoming_wlk.events import Event, Finished, SegmentEnded, TextUpdate
 from wyoming_wlk.session import Session, Speech
-from wyoming_wlk.utterance import Event, Finished, SegmentEnded, TextUpdate, Utterance, UtteranceSettings
+from wyoming_wlk.utterance import Utterance, UtteranceSettings
 from wyoming_wlk.vad import SileroVad, VadSettings
 
 RATE = 16000

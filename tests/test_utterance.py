@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 
 from wyoming_wlk.engine.context import SAMPLE_RATE, ClientOptions, DecoderContext
 from wyoming_wlk.engine.request import StepKind, StepRequest, StepResult, Word
-from wyoming_wlk.utterance import (
-    Finished,
-    Flushed,
-    SegmentEnded,
-    SpeechStarted,
-    SpeechStopped,
-    TextUpdate,
-    Utterance,
-    UtteranceSettings,
-)
+from wyoming_wlk.events import Finished, Flushed, SegmentEnded, SpeechStarted, SpeechStopped, TextUpdate
+from wyoming_wlk.utterance import Utterance, UtteranceSettings
 from wyoming_wlk.vad import SpeechEnd, SpeechEvent, SpeechStart
 
 PARTIAL, FINAL = StepKind.PARTIAL, StepKind.FINAL

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from wyoming_wlk.engine.request import Word
+from wyoming_wlk.events import Event, Finished, SegmentEnded, TextUpdate
 from wyoming_wlk.streams import Update
-from wyoming_wlk.utterance import Event, Finished, SegmentEnded, TextUpdate
 
 SILENCE_SECONDS = 5.0
 """So long a gap between two words gets a line of its own."""

@@ -16,8 +16,9 @@ from wyoming_wlk.config import Config
 from wyoming_wlk.engine.context import ClientOptions, ContextStore, DecoderContext
 from wyoming_wlk.engine.statistics import SessionStatistics
 from wyoming_wlk.errors import BusyError, RequestError, WlkError
+from wyoming_wlk.events import Event
 from wyoming_wlk.session import GULP_SECONDS, Session, Speech
-from wyoming_wlk.utterance import Event, Utterance, UtteranceSettings
+from wyoming_wlk.utterance import Utterance, UtteranceSettings
 from wyoming_wlk.vad import VadSettings
 
 

@@ -18,7 +18,8 @@ import numpy as np
 from wyoming_wlk.engine.engine import Engine, StepDropped
 from wyoming_wlk.engine.request import StepRequest, StepResult
 from wyoming_wlk.engine.statistics import SessionStatistics
-from wyoming_wlk.utterance import Event, TextUpdate, Utterance
+from wyoming_wlk.events import Event, TextUpdate
+from wyoming_wlk.utterance import Utterance
 from wyoming_wlk.vad import SileroVad, SpeechDetector, VadSettings, VadStream
 
 SAMPLE_RATE = 16000

@@ -23,9 +23,9 @@ from wyoming_wlk.audio.pcm import SAMPLE_RATE
 from wyoming_wlk.engine.context import ClientOptions, DecoderContext
 from wyoming_wlk.engine.request import Word
 from wyoming_wlk.errors import RequestError
+from wyoming_wlk.events import Event, Finished, Flushed, SegmentEnded, TextUpdate
 from wyoming_wlk.services import Pace, Services
 from wyoming_wlk.session import Session
-from wyoming_wlk.utterance import Event, Finished, Flushed, SegmentEnded, TextUpdate
 
 _LOG = logging.getLogger(__name__)
 _KEPT_NAMED, _KEPT_ANONYMOUS = 2000, 500

@@ -13,9 +13,9 @@ import numpy as np
 
 from wyoming_wlk.engine.context import SAMPLE_RATE, ClientOptions, DecoderContext
 from wyoming_wlk.engine.request import Word
+from wyoming_wlk.events import Event, SegmentEnded
 from wyoming_wlk.services import Pace, Services
 from wyoming_wlk.session import Session
-from wyoming_wlk.utterance import Event, SegmentEnded
 
 _PACE = Pace(close_pause=0.6, recording=True)
 _LOOK_SECONDS = 0.25

@@ -18,6 +18,7 @@ import numpy as np
 
 from wyoming_wlk.engine.context import SAMPLE_RATE, DecoderContext
 from wyoming_wlk.engine.request import StepKind, StepRequest, StepResult, Word
+from wyoming_wlk.events import Event, Finished, Flushed, SegmentEnded, SpeechStarted, SpeechStopped, TextUpdate
 from wyoming_wlk.timeline import Timeline, matches
 from wyoming_wlk.vad import SpeechEnd, SpeechEvent, SpeechStart
 
@@ -51,50 +52,6 @@ class UtteranceSettings:
     endpoint: float | None = None
     no_speech: float = 10.0
     max_utterance: float = 60.0
-
-
-@dataclass(frozen=True)
-class SpeechStarted:
-    time: float
-
-
-@dataclass(frozen=True)
-class SpeechStopped:
-    time: float
-
-
-@dataclass(frozen=True)
-class TextUpdate:
-    """New committed words (never taken back) and all tentative ones."""
-
-    committed: tuple[Word, ...]
-    tentative: tuple[Word, ...]
-
-
-@dataclass(frozen=True)
-class SegmentEnded:
-    """The words of a segment at full quality, final. They may differ from those committed early: who can still replace
-    what it has shown replaces it by these."""
-
-    words: tuple[Word, ...]
-    kept: int = 0
-    """So many of the words committed last belong to the next segment: this one was cut off in mid-speech."""
-
-
-@dataclass(frozen=True)
-class Flushed:
-    """All that had been heard when it was asked for is out."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The transcript: exactly one at the end of every utterance, empty for silence."""
-
-    text: str
-    language: str | None
-
-
-Event = SpeechStarted | SpeechStopped | TextUpdate | SegmentEnded | Flushed | Finished
 
 
 @dataclass(frozen=True)

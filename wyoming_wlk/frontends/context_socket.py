@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 from wyoming_wlk.audio.input import AudioInput, ContainerInput, NumpyInput, RawInput
 from wyoming_wlk.engine.request import Word
 from wyoming_wlk.errors import RequestError, TakenError
+from wyoming_wlk.events import SegmentEnded, SpeechStarted, SpeechStopped, TextUpdate
 from wyoming_wlk.frontends.door import Dialect, Json, client_options, number, parse_json
 from wyoming_wlk.frontends.security import shows_token
 from wyoming_wlk.services import Pace
 from wyoming_wlk.streams import Identity, Update, new_secret
-from wyoming_wlk.utterance import SegmentEnded, SpeechStarted, SpeechStopped, TextUpdate
 
 _MAX_NAME = 200
 _MAX_SEQ = 10**12

@@ -21,10 +21,10 @@ from wyoming_wlk.audio.pcm import SAMPLE_RATE
 from wyoming_wlk.audio.telephone import TelephoneInput
 from wyoming_wlk.engine.request import Word
 from wyoming_wlk.errors import AudioError, ClientTimeoutError, ProtocolError, RequestError, WlkError
+from wyoming_wlk.events import Flushed, SegmentEnded, SpeechStarted, SpeechStopped, TextUpdate
 from wyoming_wlk.frontends.door import Dialect, Door, Json, client_options, flag, number, parse_json
 from wyoming_wlk.services import Pace
 from wyoming_wlk.streams import Update
-from wyoming_wlk.utterance import Flushed, SegmentEnded, SpeechStarted, SpeechStopped, TextUpdate
 
 _CONTAINERS = ("flac", "opus", "ogg-opus")
 _REFUSED = ("callback", "multichannel", "redact", "replace", "search", "detect_entities")

@@ -12,10 +12,10 @@ from wyoming_wlk.audio.input import AudioInput, ContainerInput, GuessedInput, Ra
 from wyoming_wlk.audio.pcm import SAMPLE_RATE
 from wyoming_wlk.captions import Captions, Line, View, change
 from wyoming_wlk.errors import AccessError, ProtocolError, RequestError, WlkError
+from wyoming_wlk.events import Finished
 from wyoming_wlk.frontends.door import Dialect, Json, client_options
 from wyoming_wlk.services import Pace
 from wyoming_wlk.streams import Update
-from wyoming_wlk.utterance import Finished
 
 _MODES = ("full", "diff", "legacy")
 _SPEAKER, _SILENCE = 1, -2

@@ -18,11 +18,11 @@ from aiohttp import web
 
 from wyoming_wlk.engine.request import Word
 from wyoming_wlk.errors import AccessError, AudioError, ProtocolError, RequestError, WlkError
+from wyoming_wlk.events import Event, Finished, Flushed, SegmentEnded, SpeechStarted, SpeechStopped, TextUpdate
 from wyoming_wlk.frontends.door import Dialect, Door, Json, parse_json
 from wyoming_wlk.frontends.openai_session import RealtimeSession
 from wyoming_wlk.frontends.security import offered_protocols
 from wyoming_wlk.streams import Stream, Update
-from wyoming_wlk.utterance import Event, Finished, Flushed, SegmentEnded, SpeechStarted, SpeechStopped, TextUpdate
 
 _BETA_HEADER, _BETA_VALUE, _BETA_PROTOCOL = "OpenAI-Beta", "realtime=v1", "openai-beta.realtime-v1"
 _MISTAKES = (ProtocolError, RequestError, AudioError)

@@ -21,12 +21,12 @@ from wyoming_wlk.audio.pcm import SAMPLE_RATE
 from wyoming_wlk.captions import OpenSegment
 from wyoming_wlk.engine.request import Word
 from wyoming_wlk.errors import ProtocolError, RequestError, WlkError
+from wyoming_wlk.events import SegmentEnded
 from wyoming_wlk.frontends.door import Dialect, Door, Json, address_of, client_options, parse_json, socket_route
 from wyoming_wlk.frontends.upload import read_form
 from wyoming_wlk.services import Pace, Services
 from wyoming_wlk.streams import Update
 from wyoming_wlk.transcription import transcribe
-from wyoming_wlk.utterance import SegmentEnded
 
 _CLOSE_PAUSE = 0.8
 _ARRIVALS = 1000
