@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from wyoming_wlk.config import Address, HttpConfig
+from wyoming_wlk.config import HttpConfig
 from wyoming_wlk.engine.engine import StepFailed
 from wyoming_wlk.errors import (
     AccessError,
@@ -35,6 +35,7 @@ from wyoming_wlk.frontends.openai_rest import openai_routes
 from wyoming_wlk.frontends.page import PAGE_FOLDER, Page
 from wyoming_wlk.frontends.security import check_origin, check_token
 from wyoming_wlk.frontends.whisper_flow import flow_routes
+from wyoming_wlk.options import Address
 from wyoming_wlk.services import Services
 from wyoming_wlk.streams import Streams
 
