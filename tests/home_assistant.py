@@ -1,4 +1,4 @@
-"""The real Home Assistant, in the environment that script/setup-home-assistant makes: its integration, and all of it."""
+"""The real Home Assistant: its integration and the whole of it, from the environment of script/setup-home-assistant."""
 
 from __future__ import annotations
 
@@ -61,9 +61,7 @@ class Probe:
     async def describe(self, port: int, times: int = 1) -> Described:
         return Described(**await self._ask({"do": "describe", "port": port, "times": times}))
 
-    async def speak(
-        self, port: int, pcm: bytes, language: str = "en", pace: float = 0.0, limit: float = 60.0
-    ) -> Heard:
+    async def speak(self, port: int, pcm: bytes, language: str = "en", pace: float = 0.0, limit: float = 60.0) -> Heard:
         """One utterance, 16 kHz mono s16le: in real time with `pace` 1, as fast as it goes with 0.
 
         `limit`: seconds behind the audio after which Home Assistant counts as hanging.
