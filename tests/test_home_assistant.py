@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
-import socket
 import statistics
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import jiwer
 import pytest
 import pytest_asyncio
 from conftest import Clip
-from home_assistant import Described, Heard, Probe
+from home_assistant import Described, Heard, Probe, free_port
 from serving import Server, serving
 from test_app import process, ready
 
@@ -67,11 +66,6 @@ async def bilingual(home: Probe, base: InstalledModel, tiny_en: InstalledModel) 
             early.append(await home.describe(port))
         await loading
         yield Bilingual(port, early)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 async def opened(port: int) -> None:
