@@ -68,14 +68,23 @@ class Probe:
     async def describe(self, port: int, times: int = 1) -> Described:
         return Described(**await self._ask({"do": "describe", "port": port, "times": times}))
 
-    async def speak(self, port: int, pcm: bytes, language: str = "en", pace: float = 0.0, limit: float = 60.0) -> Heard:
+    async def speak(
+        self,
+        port: int,
+        pcm: bytes,
+        language: str = "en",
+        pace: float = 0.0,
+        silence: float | None = None,
+        limit: float = 60.0,
+    ) -> Heard:
         """One utterance, 16 kHz mono s16le: in real time with `pace` 1, as fast as it goes with 0.
 
+        `silence`: seconds of it after which Home Assistant's voice activity detection ends the command; None sends all.
         `limit`: seconds behind the audio after which Home Assistant counts as hanging.
         """
         audio = base64.b64encode(pcm).decode()
-        question = {"do": "speak", "port": port, "language": language, "pcm": audio, "pace": pace, "limit": limit}
-        return Heard(**await self._ask(question))
+        question = {"do": "speak", "port": port, "language": language, "pcm": audio, "pace": pace}
+        return Heard(**await self._ask(question | {"silence": silence, "limit": limit}))
 
     async def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None

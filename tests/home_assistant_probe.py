@@ -5,9 +5,11 @@ line. Both questions carry an `id`, which comes back in the answer; questions ar
 
 {"do": "describe", "port": 10300, "times": 5}
     -> {"name", "platforms", "languages", "seconds": [for each time]}; "name" null where no answer came
-{"do": "speak", "port": 10300, "language": "en", "pcm": base64 of 16 kHz s16le, "pace": 1.0, "limit": 60.0}
+{"do": "speak", "port": 10300, "language": "en", "pcm": base64 of 16 kHz s16le, "pace": 1.0, "silence": 0.7,
+ "limit": 60.0}
     -> {"state": success, error or hangs, "text", "seconds": from the end of the audio to the result, "spoken": seconds
-    of audio that were taken}; `pace` 1 is real time, 0 as fast as it goes; `limit` counts from the end of the audio
+    of audio that were taken}; `pace` 1 is real time, 0 as fast as it goes; after so much `silence` the command has
+    ended, null lets it end with the audio; `limit` counts from the end of the audio
 """
 
 from __future__ import annotations
@@ -23,34 +25,49 @@ from types import SimpleNamespace
 from typing import Any
 
 from homeassistant.components import stt
+from homeassistant.components.assist_pipeline.vad import VoiceCommandSegmenter
 from homeassistant.components.wyoming.data import WyomingService, load_wyoming_info
 from homeassistant.components.wyoming.stt import WyomingSttProvider
+from webrtc_noise_gain import AudioProcessor
 
 HOST = "127.0.0.1"
 BYTES_PER_SECOND = 32000
-CHUNK_BYTES = 2048  # what satellites send
+PACKET_BYTES = 2048  # what satellites send
+PIECE_BYTES = 320  # what Home Assistant makes of it: 10 ms
+PIECE_SECONDS = 0.01
 
 
 class Microphone:
-    """A satellite's audio as Home Assistant hands it to a provider."""
+    """A satellite's audio as Home Assistant's pipeline hands it to a provider."""
 
-    def __init__(self, pcm: bytes, pace: float) -> None:
+    def __init__(self, pcm: bytes, pace: float, silence: float | None) -> None:
         self._pcm, self._pace = pcm, pace
+        self._processor = AudioProcessor(0, 0)
+        self._command = None if silence is None else VoiceCommandSegmenter(silence_seconds=silence)
         self.taken = 0
         """Bytes that the provider has asked for."""
         self.ended: float | None = None
         """When the provider asked for more and there was nothing more."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        began = time.monotonic()
-        for start in range(0, len(self._pcm), CHUNK_BYTES):
-            chunk = self._pcm[start : start + CHUNK_BYTES]
-            self.taken += len(chunk)
-            # a sleep of 0 still lets other satellites speak
-            due = began + self._pace * self.taken / BYTES_PER_SECOND
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            yield chunk
+        began, arrived = time.monotonic(), 0
+        for start in range(0, len(self._pcm), PIECE_BYTES):
+            piece = self._pcm[start : start + PIECE_BYTES]
+            while arrived < start + len(piece):
+                arrived += PACKET_BYTES
+                due = began + self._pace * min(arrived, len(self._pcm)) / BYTES_PER_SECOND
+                await asyncio.sleep(max(0.0, due - time.monotonic()))  # 0 lets the other satellites speak
+            if self._command is not None and self._is_over(piece):
+                break
+            self.taken += len(piece)
+            yield piece
         self.ended = time.monotonic()
+
+    def _is_over(self, piece: bytes) -> bool:
+        assert self._command is not None
+        if len(piece) < PIECE_BYTES:
+            return True
+        return not self._command.process(PIECE_SECONDS, self._processor.Process10ms(piece).is_speech)
 
 
 class Entities:
@@ -97,7 +114,7 @@ async def speak(entities: Entities, question: dict[str, Any]) -> dict[str, Any]:
         channel=stt.AudioChannels.CHANNEL_MONO,
     )
     pcm, pace = base64.b64decode(question["pcm"]), question["pace"]
-    microphone = Microphone(pcm, pace)
+    microphone = Microphone(pcm, pace, question["silence"])
     limit = pace * len(pcm) / BYTES_PER_SECOND + question["limit"]
     began = time.monotonic()
     try:
