@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,8 +17,10 @@ import pytest
 from conftest import Clip
 from home_assistant import Core
 from serving import serving
+from test_discovery import namespace
 
 from wyoming_wlk.engine.engine import Engine
+from wyoming_wlk.models import InstalledModel
 from wyoming_wlk.vad import SileroVad
 
 pytestmark = pytest.mark.skipif(bool(home_assistant.missing()), reason=home_assistant.missing() or "it is there")
@@ -101,3 +107,13 @@ async def test_a_spoken_command(tmp_path: Path, engine: Engine, vad: SileroVad, 
         assert "lamp" in seen["stt-end"]["stt_output"]["text"].lower()
         assert seen["intent-end"]["intent_output"]["response"]["response_type"] == "action_done"
         assert await home.state("light.lamp") == "on"
+
+
+def test_found_on_the_network(tiny_en: InstalledModel) -> None:
+    """Home Assistant on another machine offers the server without having been told of it, and can set it up."""
+    program = Path(__file__).with_name("finding.py")
+    command = [*namespace(), sys.executable, str(program), str(tiny_en.folder.parent.parent)]
+    environment = os.environ | {"PYTHONPATH": str(program.parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout, done.stderr
+    assert json.loads(done.stdout) == {"offered": 1, "type": "create_entry", "title": "wyoming-wlk", "state": "loaded"}
