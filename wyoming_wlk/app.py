@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, cast
 
 from wyoming_wlk.config import Config, HomeConfig
-from wyoming_wlk.discovery import Announcer, service_name
+from wyoming_wlk.discovery import Announcer, services_at
 from wyoming_wlk.errors import WlkError
 from wyoming_wlk.frontends.gate import Gate
 from wyoming_wlk.frontends.http import HttpServer
@@ -140,9 +140,7 @@ def _home(config: HomeConfig) -> tuple[str, str] | None:
 
 
 def _announce(config: Config, addresses: list[str]) -> asyncio.Task[None] | None:
-    tcp = next((address for address in addresses if address.startswith("tcp://")), None)
-    if config.server.zeroconf is None or tcp is None:
+    if config.server.zeroconf is None:
         return None
-    host, _, port = tcp.removeprefix("tcp://").rpartition(":")
-    name = service_name(config.server.zeroconf, config.model.data_dir)
-    return asyncio.create_task(Announcer(name, host.strip("[]"), int(port)).run())
+    announced = services_at(addresses, config.server.zeroconf, config.model.data_dir)
+    return asyncio.create_task(Announcer(announced).run()) if announced else None

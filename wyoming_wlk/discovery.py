@@ -12,6 +12,8 @@ import ipaddress
 import logging
 import socket
 import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import ifaddr
@@ -22,6 +24,41 @@ _LOG = logging.getLogger(__name__)
 _TYPE = "_wyoming._tcp.local."
 _LOOK_SECONDS = 10.0
 _MAX_LABEL = 63  # bytes
+_PORT_BYTES = len("-65535")
+DEFAULT_PORT = 10300
+
+
+@dataclass(frozen=True)
+class Service:
+    """One port that is announced: its name, and the addresses of this machine that it is bound to."""
+
+    name: str
+    port: int
+    hosts: tuple[str, ...]
+
+    def addresses(self) -> list[str]:
+        """Where others reach it now."""
+        return sorted({address for host in self.hosts for address in usable_addresses(host)})
+
+
+def services_at(listening: Sequence[str], wanted: str, data_dir: Path) -> list[Service]:
+    """A service for each TCP port of the URIs that the server listens on; `wanted` and `data_dir` make the name.
+
+    A port that is not the usual one is part of the name: another server on this machine may share `data_dir`. A name
+    that was asked for stays as it is for the first port.
+    """
+    hosts: dict[int, list[str]] = {}
+    for uri in listening:
+        scheme, _, rest = uri.partition("://")
+        if scheme == "tcp":
+            host, _, port = rest.rpartition(":")
+            hosts.setdefault(int(port), []).append(host.strip("[]"))
+    if not hosts:
+        return []
+    name = service_name(wanted, data_dir)
+    usual = next(iter(hosts)) if wanted else DEFAULT_PORT
+    numbered = {port: f"{_label(name, _MAX_LABEL - _PORT_BYTES)}-{port}" for port in hosts if port != usual}
+    return [Service(numbered.get(port, name), port, tuple(found)) for port, found in hosts.items()]
 
 
 def service_name(wanted: str, data_dir: Path) -> str:
@@ -41,7 +78,7 @@ def service_name(wanted: str, data_dir: Path) -> str:
         with contextlib.suppress(OSError):
             data_dir.mkdir(parents=True, exist_ok=True)
             file.write_text(unique, "utf-8")
-    host = _label(socket.gethostname().split(".")[0], 40)
+    host = _label(socket.gethostname().split(".")[0], _MAX_LABEL - _PORT_BYTES - len("wyoming-wlk--") - 8)
     return f"wyoming-wlk-{host}-{unique}"
 
 
@@ -68,12 +105,13 @@ def usable_addresses(bound_to: str) -> list[str]:
 
 
 class Announcer:
-    """Keeps the announcement true until it is stopped."""
+    """Keeps the announcement of some services true until it is stopped."""
 
-    def __init__(self, name: str, host: str, port: int) -> None:
-        self._name, self._host, self._port = name, host, port
+    def __init__(self, services: Sequence[Service], look_seconds: float = _LOOK_SECONDS) -> None:
+        """`look_seconds`: how often this machine's addresses are looked at."""
+        self._services, self._look_seconds = services, look_seconds
         self._zeroconf: AsyncZeroconf | None = None
-        self._addresses: list[str] | None = None
+        self._addresses: dict[Service, list[str]] | None = None
         """What is announced now; None where nothing was tried, or it failed."""
 
     async def run(self) -> None:
@@ -81,40 +119,38 @@ class Announcer:
         try:
             while True:
                 try:
-                    addresses = usable_addresses(self._host)
+                    addresses = {service: service.addresses() for service in self._services}
                 except OSError as err:
                     _LOG.warning("cannot look up this machine's addresses: %s", err)
                 else:
                     if addresses != self._addresses:
                         await self._announce(addresses)
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(self._look_seconds)
         finally:
             await self._goodbye()
 
-    async def _announce(self, addresses: list[str]) -> None:
+    async def _announce(self, addresses: dict[Service, list[str]]) -> None:
         # Sockets are bound per interface, so new addresses need new ones.
         await self._goodbye()
         self._addresses = None
-        if not addresses:
+        reachable = {service: found for service, found in addresses.items() if found}
+        if not reachable:
             _LOG.warning("no address to announce: clients must be told where the server is")
             self._addresses = addresses
             return
         try:
-            info = AsyncServiceInfo(
-                _TYPE,
-                f"{self._name}.{_TYPE}",
-                port=self._port,
-                parsed_addresses=addresses,
-                server=f"{self._name}.local.",
-            )
-            self._zeroconf = AsyncZeroconf(interfaces=addresses)
-            await (await self._zeroconf.async_register_service(info, allow_name_change=False))
+            infos = [_info(service, found) for service, found in reachable.items()]
+            interfaces = {address for found in reachable.values() for address in found}
+            self._zeroconf = AsyncZeroconf(interfaces=sorted(interfaces))
+            for info in infos:
+                await (await self._zeroconf.async_register_service(info, allow_name_change=False))
         except (OSError, RuntimeError, ZeroconfError) as err:  # RuntimeError: an IPv6 address has gone meanwhile
             _LOG.warning("cannot announce the server on the network: %s: %s", type(err).__name__, err)
             await self._goodbye()
             return
         self._addresses = addresses
-        _LOG.info("announced as %s at %s", self._name, ", ".join(addresses))
+        for service, found in reachable.items():
+            _LOG.info("announced as %s at %s, port %d", service.name, ", ".join(found), service.port)
 
     async def _goodbye(self) -> None:
         if self._zeroconf is not None:
@@ -122,3 +158,13 @@ class Announcer:
             with contextlib.suppress(OSError, ZeroconfError):
                 await zeroconf.async_unregister_all_services()
             await zeroconf.async_close()
+
+
+def _info(service: Service, addresses: list[str]) -> AsyncServiceInfo:
+    return AsyncServiceInfo(
+        _TYPE,
+        f"{service.name}.{_TYPE}",
+        port=service.port,
+        parsed_addresses=addresses,
+        server=f"{service.name}.local.",
+    )
