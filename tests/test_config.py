@@ -27,6 +27,7 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "allow": ("10.1.2.3/8, ::1", (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1/128"))),
     "http": ("[::1]:8080", Address("::1", 8080)),
     "token": ("sesame", "sesame"),
+    "ingress": ("172.30.32.2, fd00::2", (ipaddress.ip_network("172.30.32.2"), ipaddress.ip_network("fd00::2"))),
     "cors": ("https://a.example, *", ("https://a.example", "*")),
     "tls_certificate": ("/etc/x.pem", Path("/etc/x.pem")),
     "tls_key": ("/etc/x.key", Path("/etc/x.key")),
@@ -59,6 +60,7 @@ for _, _name, _ in OPTIONS:
 WRONG = {
     "uri": ("http://x", "tcp://0.0.0.0", "tcp://:1", "tcp://x:y", "tcp://x:65536", "tcp://x:-1", "x", "", " , "),
     "allow": ("10.0.0.0/33", "example.com", "10.0.0"),
+    "ingress": ("172.30.32.2:8099", "supervisor"),
     "http": ("x", "0.0.0.0", ":1", "x:y", "x:65536", ""),
     "max_upload": ("0", "-1", "much"),
     "resume_seconds": ("-1", "nan"),

@@ -78,6 +78,11 @@ class HttpConfig:
         (), several(text, may_be_empty=True),
         "origins besides the server's own whose pages may use it, or *; repeatable", "ORIGIN", repeat=True,
     )  # fmt: skip
+    ingress: tuple[Network, ...] = option(
+        (), several(network, may_be_empty=True),
+        "reverse proxies whose users are signed in already, as Home Assistant's, 172.30.32.2; repeatable", "CIDR",
+        repeat=True,
+    )  # fmt: skip
     tls_certificate: Path | None = option(
         _NO_FILE, off_or(folder), "serve HTTPS: file with the certificate chain, and with the key", "FILE"
     )

@@ -16,6 +16,7 @@ from wyoming_wlk.catalogue import CATALOGUE
 from wyoming_wlk.engine.statistics import EngineStatistics, Recent
 from wyoming_wlk.errors import AccessError, RequestError
 from wyoming_wlk.frontends.door import Door
+from wyoming_wlk.frontends.security import shows_token
 from wyoming_wlk.languages import normalize_language
 from wyoming_wlk.services import Services
 
@@ -52,6 +53,8 @@ def control_routes(door: Door) -> list[web.RouteDef]:
     async def post_config(request: web.Request) -> web.Response:
         if not services.config.http.token:
             raise AccessError("changes need a server with --token")
+        if not shows_token(request, services.config.http):  # the ingress's users may come in without
+            raise AccessError("changes need the server's token")
         wanted = dict(request.query) | await _body(request)
         language = wanted.get("language") or wanted.get("lan")
         model = wanted.get("model")
