@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def text(result: StepResult) -> str:
     return "".join(word.text for word in result.words)
 
 
-def context_of(samples: np.ndarray, language: str = "auto", **options: str) -> DecoderContext:
+def context_of(samples: np.ndarray, language: str = "auto", **options: Any) -> DecoderContext:
     return DecoderContext(ClientOptions(language=language, **options), samples)
 
 
@@ -302,6 +303,32 @@ async def test_beams_and_temperatures(tiny_en: InstalledModel, clips: dict[str, 
         assert "better than anything else he said" in text(once[0])
     finally:
         engine.stop()
+
+
+async def test_expected_names_are_heard(crowded: tuple[Engine, SpyRunner], clips: dict[str, Clip]) -> None:
+    """A name that the model does not know is heard by who expects it, though rows push each other off the device; it
+    reaches nobody else, and names that were not said are not heard."""
+    engine, runner = crowded
+    expecting = {
+        "activate_Mood_Lighting": ("Mood Lighting", "Chicken Lights"),
+        "lumioso": ("Lumioso", "Chicken Lights"),
+        "turn_on_the_lamp": ("Lamb", "Tuna Lamp", "Turn Off"),
+    }
+    parked_before = runner.parked
+    asked = [(name, names) for name, known in expecting.items() for names in ((), known)]
+    results = await asyncio.gather(
+        *(
+            step(engine, context_of(clips[name].samples, "en", hotwords=names), StepKind.FINAL)
+            for name, names in asked * 2
+        )
+    )
+    assert runner.parked > parked_before
+    assert results[: len(asked)] == results[len(asked) :]
+    heard = {key: text(result).lower().strip(" .") for key, result in zip(asked, results, strict=False)}
+    for name in ("activate_Mood_Lighting", "lumioso"):
+        wanted = expecting[name][0].lower()
+        assert wanted in heard[name, expecting[name]] and wanted not in heard[name, ()]
+    assert heard["turn_on_the_lamp", ()] == heard["turn_on_the_lamp", expecting["turn_on_the_lamp"]]
 
 
 def test_options_the_model_cannot_serve(engine: Engine) -> None:

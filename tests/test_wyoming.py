@@ -17,7 +17,10 @@ from wyoming.event import Event
 from wyoming.info import Describe, Info, SelectProgram
 from wyoming.ping import Ping
 
+from wyoming_wlk.config import ProgramsConfig
 from wyoming_wlk.engine.engine import Engine
+from wyoming_wlk.frontends.wyoming import describe
+from wyoming_wlk.options import parse_option
 from wyoming_wlk.vad import SileroVad
 
 QUIET = bytes(2 * 16000)
@@ -171,6 +174,61 @@ async def test_ping_programs_and_unknown_events(engine: Engine, vad: SileroVad) 
         event = await client.read_event()
         assert event is not None
         assert (event.type, event.data) == ("pong", {"text": "hello"})
+
+
+async def test_programs(engine: Engine, vad: SileroVad, clips: dict[str, Clip]) -> None:
+    """Programs are other options on the same model: selected for the connection, or named for one utterance."""
+    quick = parse_option(ProgramsConfig, "program", "quick: beam_size=1 endpoint=0.5")
+    async with serving(engine, vad, program=quick) as server, AsyncClient.from_uri(server.uri) as client:
+        info = describe(server.services)
+        assert [(program.name, program.requires_external_vad) for program in info.asr] == [
+            ("wyoming-wlk", True),
+            ("quick", False),
+        ]
+        speech = clips["turn_on_the_lamp"].pcm + QUIET * 2
+        await say(client, speech, Transcribe(name="quick"), stop=False)
+        assert "lamp" in transcript(await answer(client))
+        await client.write_event(SelectProgram(name="quick").event())
+        await say(client, speech, Transcribe(), stop=False)
+        assert "lamp" in transcript(await answer(client))
+        await say(client, speech, Transcribe(name="wyoming-wlk"), stop=False)
+        await client.write_event(Ping(text="still listening").event())
+        assert "transcript" not in kinds(await answer(client, "pong"))
+        await client.write_event(AudioStop().event())
+        assert "lamp" in transcript(await answer(client))
+
+
+@pytest.mark.parametrize("event", [SelectProgram(name="slow").event(), Transcribe(name="slow").event()])
+async def test_unknown_programs(engine: Engine, vad: SileroVad, event: Event) -> None:
+    """Whoever asks for one is told which there are."""
+    async with serving(engine, vad) as server, AsyncClient.from_uri(server.uri) as client:
+        await client.write_event(event)
+        [refused] = await answer(client)
+        assert refused.type == "error" and refused.data["code"] == "request"
+        assert "'slow'" in refused.data["text"] and "accurate" in refused.data["text"]
+
+
+async def test_names_that_a_client_expects(engine: Engine, vad: SileroVad, clips: dict[str, Clip]) -> None:
+    """Names of the request, of the server and of the home are heard; those of the home in its languages."""
+    clip = clips["activate_Mood_Lighting"].pcm
+    async with serving(engine, vad) as server, AsyncClient.from_uri(server.uri) as client:
+
+        async def hear(request: Transcribe) -> bool:
+            await say(client, clip, request)
+            return "mood lighting" in transcript(await answer(client)).lower()
+
+        assert not await hear(Transcribe(language="en"))
+        assert await hear(Transcribe(language="en", transcript_names=["Mood Lighting"]))
+        assert await hear(Transcribe(language="en", transcript_terms=["mood lighting"]))
+        server.services.home.learn(["Lamp", "Mood Lighting"], ["de"])
+        assert not await hear(Transcribe(language="en"))
+        server.services.home.learn(["Lamp", "Mood Lighting"], ["en"])
+        assert await hear(Transcribe(language="en"))
+        assert server.services.home.expected("en") == ("Mood Lighting", "Lamp")
+        await client.write_event(Transcribe(transcript_names=["x" * 10_001]).event())
+        assert (await answer(client))[-1].data["code"] == "request"
+    async with serving(engine, vad, hotwords=("Mood Lighting",)) as server, AsyncClient.from_uri(server.uri) as client:
+        assert await hear(Transcribe(language="en"))
 
 
 async def test_busy_tells_newcomers_and_still_describes(engine: Engine, vad: SileroVad) -> None:

@@ -68,7 +68,9 @@ async def serve(config: Config, ready: Callable[[list[str]], None] = lambda addr
         ending.cancel()
         for chore in chores:
             chore.cancel()
-        await asyncio.gather(*chores, return_exceptions=True)
+        for outcome in await asyncio.gather(*chores, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                _LOG.error("what went on beside serving has failed", exc_info=outcome)
         await asyncio.gather(listeners.stop(_GRACE_SECONDS), http.stop(_GRACE_SECONDS))
         loading.cancel()
         await services.host.close()

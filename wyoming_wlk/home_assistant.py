@@ -74,6 +74,8 @@ async def follow_names(url: str, token: str, learn: Learn) -> None:
         except (HomeError, aiohttp.ClientError, OSError) as err:
             level = logging.DEBUG if failures else logging.WARNING
             _LOG.log(level, "cannot learn the names of the home now: %s", err or type(err).__name__)
+        except Exception:
+            _LOG.exception("cannot read the names of the home")
         await asyncio.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
         failures += 1
 
@@ -166,7 +168,10 @@ class _Connection:
         message = await self._socket.receive(seconds)
         if message.type is not aiohttp.WSMsgType.TEXT:
             raise HomeError("Home Assistant has closed the connection")
-        found = message.json()
+        try:
+            found = message.json()
+        except ValueError:
+            found = None
         if not isinstance(found, dict):
             raise HomeError("Home Assistant speaks another protocol")
         self._changed = self._changed or found.get("type") == "event"

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from wyoming_wlk.config import Config, Network
+from wyoming_wlk.config import Config
 from wyoming_wlk.errors import AccessError, BusyError, WlkError
+from wyoming_wlk.options import Network
 
 LOCAL = "local"
 """The address of those who come by a Unix socket or a pipe."""
