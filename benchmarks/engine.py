@@ -29,8 +29,9 @@ from wyoming_wlk.engine.cache import KVCache, ParkedRow
 from wyoming_wlk.engine.checkpoint import load_checkpoint
 from wyoming_wlk.engine.model import DecoderInput, Precision, Whisper
 from wyoming_wlk.events import Event, Finished, TextUpdate
+from wyoming_wlk.hosting import ModelInfo
 from wyoming_wlk.loading import choose_device, expected_model, find_model, load_speech, model_threads
-from wyoming_wlk.services import ModelInfo, Pace, Services
+from wyoming_wlk.services import Pace, Services
 from wyoming_wlk.session import Speech
 
 P = ParamSpec("P")
@@ -90,12 +91,12 @@ def tentative_words(options: Sequence[str], clips: Sequence[Clip], quiet: float)
                 return await asyncio.to_thread(load_speech, config, executor)
 
             services = Services(config, expected_model(config), load)
-            await services.load()
+            await services.host.borrow()
             try:
                 await _converse(services, clips[0], quiet)  # the first time always takes longer
                 return [await _converse(services, clip, quiet) for clip in clips]
             finally:
-                await services.close()
+                await services.host.close()
 
     return asyncio.run(run())
 

@@ -17,6 +17,7 @@ from types import TracebackType
 
 from benchmarks.client import Ask, ask_wyoming
 from wyoming_wlk import config
+from wyoming_wlk.options import add_arguments
 
 MODEL = "tiny.en"
 _START_SECONDS = 180.0
@@ -141,7 +142,7 @@ def with_defaults(options: Sequence[str]) -> list[str]:
 def our_config(options: Sequence[str]) -> config.Config:
     """The configuration that our server has with these options. Raises `ConfigError`."""
     parser = argparse.ArgumentParser()
-    config.add_arguments(parser)
+    add_arguments(parser, config.SECTIONS)
     return config.load(parser.parse_args(with_defaults(options)), os.environ)
 
 

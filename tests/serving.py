@@ -18,12 +18,14 @@ from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncClient
 from wyoming.event import Event
 
-from wyoming_wlk.config import Address, Config, HttpConfig
+from wyoming_wlk.config import Config, HttpConfig
 from wyoming_wlk.engine.engine import Engine
 from wyoming_wlk.frontends.gate import Gate
 from wyoming_wlk.frontends.http import HttpServer
 from wyoming_wlk.frontends.listeners import Listeners
-from wyoming_wlk.services import ModelInfo, Services
+from wyoming_wlk.hosting import ModelInfo
+from wyoming_wlk.options import Address
+from wyoming_wlk.services import Services
 from wyoming_wlk.session import Speech
 from wyoming_wlk.vad import SileroVad
 
@@ -38,7 +40,7 @@ class Server:
     """The HTTP door, without a slash at the end."""
     speech: asyncio.Future[Speech]
     """Set by those who start a server that is not `loaded`."""
-    loading: asyncio.Task[None]
+    loading: asyncio.Task[Speech]
 
     @property
     def uri(self) -> str:
@@ -55,7 +57,7 @@ async def serving(
 ) -> AsyncIterator[Server]:
     """A server on free ports; `others` can be changed to, `changes` are options of any section, by name."""
     config = Config(http=HttpConfig(http=Address("127.0.0.1", 0)))
-    for section in ("server", "http", "voice", "limits", "decoding"):
+    for section in ("server", "http", "voice", "limits", "decoding", "programs", "home", "model"):
         known = {name: value for name, value in changes.items() if hasattr(getattr(config, section), name)}
         config = replace(config, **{section: replace(getattr(config, section), **known)})
     speech: asyncio.Future[Speech] = asyncio.get_running_loop().create_future()
@@ -75,7 +77,7 @@ async def serving(
             speech.set_result(Speech(engine, vad, executor))
         (url,) = await http.start()
         (address,) = await listeners.start("tcp://127.0.0.1:0")
-        loading = asyncio.create_task(services.load())
+        loading = asyncio.create_task(services.host.borrow())
         try:
             yield Server(int(address.rpartition(":")[2]), services, listeners, http, url, speech, loading)
         finally:

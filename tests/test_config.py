@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from wyoming_wlk.config import SECTIONS, Address, Config, Option, _shown, add_arguments, load, options
+from wyoming_wlk.config import SECTIONS, Config, Program, load
 from wyoming_wlk.errors import ConfigError
+from wyoming_wlk.options import Address, Option, add_arguments, options, shown
 
 OPTIONS = [(section, name, declared) for section, cls in SECTIONS.items() for name, declared in options(cls)]
 NAMES = [name for _, name, _ in OPTIONS]
@@ -26,6 +27,7 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "allow": ("10.1.2.3/8, ::1", (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1/128"))),
     "http": ("[::1]:8080", Address("::1", 8080)),
     "token": ("sesame", "sesame"),
+    "ingress": ("172.30.32.2, fd00::2", (ipaddress.ip_network("172.30.32.2"), ipaddress.ip_network("fd00::2"))),
     "cors": ("https://a.example, *", ("https://a.example", "*")),
     "tls_certificate": ("/etc/x.pem", Path("/etc/x.pem")),
     "tls_key": ("/etc/x.key", Path("/etc/x.key")),
@@ -39,11 +41,15 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "language": ("German", "de"),
     "task": ("translate", "translate"),
     "prompt": ("Names: Ünal, O'Neill", "Names: Ünal, O'Neill"),
+    "hotwords": ("EcoBee, Küchenlampe", ("EcoBee", "Küchenlampe")),
     "policy": ("localagreement", "localagreement"),
     "trim": ("sentence", "sentence"),
     "vad_threshold": ("0.9", 0.9),
     "temperatures": ("0, 0.4,1", (0.0, 0.4, 1.0)),
     "endpoint": ("0.5", 0.5),
+    "program": ("quick: beam_size=1 endpoint=0.5", (Program("quick", (("beam_size", 1), ("endpoint", 0.5))),)),
+    "home_assistant": ("https://home.example", "https://home.example"),
+    "home_assistant_token": ("sesame", "sesame"),
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),
 }
@@ -54,6 +60,7 @@ for _, _name, _ in OPTIONS:
 WRONG = {
     "uri": ("http://x", "tcp://0.0.0.0", "tcp://:1", "tcp://x:y", "tcp://x:65536", "tcp://x:-1", "x", "", " , "),
     "allow": ("10.0.0.0/33", "example.com", "10.0.0"),
+    "ingress": ("172.30.32.2:8099", "supervisor"),
     "http": ("x", "0.0.0.0", ":1", "x:y", "x:65536", ""),
     "max_upload": ("0", "-1", "much"),
     "resume_seconds": ("-1", "nan"),
@@ -76,6 +83,9 @@ WRONG = {
     "pre_roll": ("-0.1", "3"),
     "endpoint": ("0.1", "11", "on"),
     "no_speech": ("0", "601"),
+    "unload_after": ("0", "soon"),
+    "program": ("fast", ": beam_size=1", "a: beams=1", "a: beam_size=many", "a: beam_size"),
+    "home_assistant": ("homeassistant.local", "ftp://x", "auto"),
     "max_clients": ("0",),
     "idle_timeout": ("0", "-inf"),
     "log_level": ("loud",),
@@ -89,7 +99,7 @@ def flag(name: str) -> str:
 
 def parse(*arguments: str, **environment: str) -> Config:
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    add_arguments(parser, SECTIONS)
     return load(parser.parse_args(arguments), environment)
 
 
@@ -114,9 +124,9 @@ def test_declaration(section: str, name: str, declared: Option[Any]) -> None:
     """Each option says what it does, and the text of its default parses to its default."""
     default = getattr(SECTIONS[section](), name)
     assert len(declared.help) > 10 and not declared.help.endswith(".")
-    assert declared.parse(_shown(default)) == default
+    assert declared.parse(shown(default)) == default
     for text in (declared.bare, declared.negative):
-        assert text is None or declared.parse(text) in (None, True, default)
+        assert text is None or declared.parse(text) in (None, True, "on", default)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -213,16 +223,16 @@ def test_help_mentions_each_option() -> None:
     parser = argparse.ArgumentParser(
         formatter_class=lambda prog: argparse.HelpFormatter(prog, width=1000, max_help_position=50)
     )
-    add_arguments(parser)
-    shown = parser.format_help()
+    add_arguments(parser, SECTIONS)
+    text = parser.format_help()
     for section, name, declared in OPTIONS:
-        [line] = [line for line in shown.splitlines() if line.strip().startswith(f"{flag(name)} ")]
+        [line] = [line for line in text.splitlines() if line.strip().startswith(f"{flag(name)} ")]
         assert declared.help in line
-        default = _shown(getattr(SECTIONS[section](), name))
+        default = shown(getattr(SECTIONS[section](), name))
         assert f"[{default}]" in line or not default
-    assert "--no-zeroconf" in shown
+    assert "--no-zeroconf" in text
     for section in SECTIONS.values():
-        assert (section.__doc__ or "").rstrip(".") + ":" in shown
+        assert (section.__doc__ or "").rstrip(".") + ":" in text
 
 
 def test_configuration_cannot_be_changed() -> None:
@@ -236,8 +246,8 @@ def test_configuration_cannot_be_changed() -> None:
 def test_data_dir_is_shown_relative_to_home(home: str) -> None:
     """The default folder is below the home folder, whatever that is, and its text means the same folder."""
     program = (
-        "from wyoming_wlk.config import ModelConfig, _shown, folder; d = ModelConfig().data_dir;"
-        "print(_shown(d)); assert folder(_shown(d)) == d"
+        "from wyoming_wlk.config import ModelConfig; from wyoming_wlk.options import folder, shown;"
+        "d = ModelConfig().data_dir; print(shown(d)); assert folder(shown(d)) == d"
     )
     environment = {**os.environ, "HOME": home, "XDG_CACHE_HOME": ""}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)

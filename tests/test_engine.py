@@ -289,11 +289,13 @@ async def test_silence_and_noise_yield_no_words(engine: Engine, clips: dict[str,
 
 async def test_beams_and_temperatures(tiny_en: InstalledModel, clips: dict[str, Clip]) -> None:
     """Finals with beams and with fallback temperatures work beside partials, and repeat exactly."""
-    engine = start_engine(tiny_en, DecodingSettings(beam_size=5, temperatures=(0.0, 0.5)))
+    engine = start_engine(tiny_en, DecodingSettings(temperatures=(0.0, 0.5)))
     try:
         names = ["1688-142285-0003", "turn_on_the_lamp", "1688-142285-0002", "stp_background_noise"]
         once, twice = [
-            await asyncio.gather(*(step(engine, context_of(clips[n].samples), StepKind.FINAL) for n in names))
+            await asyncio.gather(
+                *(step(engine, context_of(clips[n].samples, beam_size=5), StepKind.FINAL) for n in names)
+            )
             for _ in range(2)
         ]
         assert once == twice

@@ -14,6 +14,7 @@ from wyoming_wlk import __version__, config, logs
 from wyoming_wlk.catalogue import CATALOGUE
 from wyoming_wlk.errors import ConfigError, WlkError
 from wyoming_wlk.models import ModelStore
+from wyoming_wlk.options import add_arguments, load_section
 
 USAGE_ERROR, FAILURE = 2, 1
 
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Each option is also an environment variable, WLK_ and its name (WLK_DATA_DIR), and the name of a file "
         "that holds the value, with _FILE behind it (WLK_DATA_DIR_FILE).",
     )
-    config.add_arguments(serve)
+    add_arguments(serve, config.SECTIONS)
     serve.set_defaults(run=_serve)
 
     models = commands.add_parser("models", help="list, fetch and delete models", description="Lists the models.")
@@ -65,9 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     for name, run, text in (("pull", _pull_model, "fetch a model"), ("rm", _remove_model, "delete a model")):
         action = actions.add_parser(name, help=text, description=f"{text.capitalize()}.")
         action.add_argument("name", metavar="NAME")
-        config.add_arguments(action, store, only=("data_dir", "offline"))
+        add_arguments(action, store, only=("data_dir", "offline"))
         action.set_defaults(run=run)
-    config.add_arguments(models, store, only=("data_dir", "offline"))
+    add_arguments(models, store, only=("data_dir", "offline"))
     _add_clients(commands)
     return parser
 
@@ -83,10 +84,10 @@ def _add_clients(commands: argparse._SubParsersAction[_Parser]) -> None:
     transcribe.add_argument("--format", choices=("txt", "srt", "vtt", "json"), default="txt", help="[txt]")
     transcribe.add_argument("--output-dir", metavar="DIR", type=Path, help="write files there instead of to stdout")
     transcribe.add_argument("--server", metavar="URL", help="of a server that does the work: http://HOST:10380")
-    config.add_arguments(transcribe, {"http": config.HttpConfig}, only=("token",))
+    add_arguments(transcribe, {"http": config.HttpConfig}, only=("token",))
     own = {"decoding": config.DecodingConfig, "model": config.ModelConfig}
     chosen = ("language", "task", "prompt", "beam_size", "model", "device", "compute_type", "threads")
-    config.add_arguments(transcribe, own, only=(*chosen, "data_dir", "offline"))
+    add_arguments(transcribe, own, only=(*chosen, "data_dir", "offline"))
     transcribe.set_defaults(run=_transcribe)
 
     listen = commands.add_parser(
@@ -96,8 +97,8 @@ def _add_clients(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     listen.add_argument("--server", metavar="URL", default="ws://127.0.0.1:10380", help="[ws://127.0.0.1:10380]")
     listen.add_argument("--source", choices=("mic", "system", "both"), default="mic", help="what to listen to [mic]")
-    config.add_arguments(listen, {"http": config.HttpConfig}, only=("token",))
-    config.add_arguments(listen, own, only=("language", "task", "prompt"))
+    add_arguments(listen, {"http": config.HttpConfig}, only=("token",))
+    add_arguments(listen, own, only=("language", "task", "prompt"))
     listen.set_defaults(run=_listen)
 
 
@@ -172,5 +173,5 @@ def _check_url(server: str) -> None:
 
 
 def _store(arguments: argparse.Namespace) -> ModelStore:
-    settings = config.load_section(config.ModelConfig, arguments, os.environ)
+    settings = load_section(config.ModelConfig, arguments, os.environ)
     return ModelStore(settings.data_dir, settings.offline)

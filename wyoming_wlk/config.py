@@ -1,173 +1,40 @@
-"""Every option of the server, declared once. Command line, environment and secret files are generated from here.
+"""Every option of the server, declared once. Command line, environment, secret files and the add-on's options are
+generated from here.
 
-An option is a field of a frozen dataclass; its metadata says how to parse it. For a field `data_dir` there are the flag
-``--data-dir``, the variable ``WLK_DATA_DIR`` and ``WLK_DATA_DIR_FILE``, the name of a file that holds the value; the
-flag wins over the variable, the variable over the file. Knows nothing about what the options do.
+An option is a field of a frozen dataclass; its metadata says how to parse it. Knows nothing about what the options do.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import ipaddress
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from wyoming_wlk.errors import ConfigError, RequestError
-from wyoming_wlk.languages import normalize_language
-
-T = TypeVar("T")
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where to listen."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-# --- how values are parsed --------------------------------------------------------------------------------------------
-
-
-def text(value: str) -> str:
-    return value
-
-
-def whole(low: int, high: int | None = None) -> Callable[[str], int]:
-    def parse(value: str) -> int:
-        try:
-            number = int(value)
-        except ValueError:
-            raise ValueError("must be a whole number") from None
-        _check_range(number, low, high)
-        return number
-
-    return parse
-
-
-def decimal(low: float, high: float | None = None) -> Callable[[str], float]:
-    def parse(value: str) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            raise ValueError("must be a number") from None
-        _check_range(number, low, high)
-        return number
-
-    return parse
-
-
-def one_of(*choices: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if value not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}")
-        return value
-
-    return parse
-
-
-def several(parse_one: Callable[[str], T], may_be_empty: bool = False) -> Callable[[str], tuple[T, ...]]:
-    """A comma-separated list."""
-
-    def parse(value: str) -> tuple[T, ...]:
-        values = tuple(parse_one(part.strip()) for part in value.split(",") if part.strip())
-        if not values and not may_be_empty:
-            raise ValueError("must not be empty")
-        return values
-
-    return parse
-
-
-def off_or(parse_one: Callable[[str], T]) -> Callable[[str], T | None]:
-    def parse(value: str) -> T | None:
-        return None if value == "off" else parse_one(value)
-
-    return parse
-
-
-def service_name(value: str) -> str | None:
-    """`on` leaves the choice of a name to the server."""
-    return None if value == "off" else "" if value == "on" else value
-
-
-def language(value: str) -> str:
-    try:
-        return normalize_language(value)
-    except RequestError as err:
-        raise ValueError(str(err)) from err
-
-
-def network(value: str) -> Network:
-    return ipaddress.ip_network(value, strict=False)
-
-
-def address(value: str) -> Address:
-    host, _, port = value.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise ValueError("must be HOST:PORT")
-    return Address(host.strip("[]"), int(port))
-
-
-def uri(value: str) -> str:
-    scheme, separator, rest = value.partition("://")
-    if not separator or scheme not in ("tcp", "unix", "stdio"):
-        raise ValueError("must begin with tcp://, unix:// or stdio://")
-    if scheme == "tcp":
-        host, _, port = rest.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65535:
-            raise ValueError("must be tcp://HOST:PORT")
-    return value
-
-
-def folder(value: str) -> Path:
-    try:
-        return Path(value).expanduser()
-    except RuntimeError as err:
-        raise ValueError(str(err)) from err
-
-
-def _check_range(number: float, low: float, high: float | None) -> None:
-    if not number >= low or (high is not None and number > high):
-        raise ValueError(f"must be at least {low}" if high is None else f"must be from {low} to {high}")
-
-
-@dataclass(frozen=True)
-class Option(Generic[T]):
-    """What an option's field carries as metadata."""
-
-    help: str
-    parse: Callable[[str], T]
-    metavar: str
-    bare: str | None = None
-    """The value of the flag without a value; None where it needs one."""
-    negative: str | None = None
-    """The value that ``--no-NAME`` stands for."""
-    repeat: bool = False
-    """The flag may be given several times; its values are joined by commas."""
-
-
-def option(
-    default: T,
-    parse: Callable[[str], T],
-    help: str,
-    metavar: str = "VALUE",
-    bare: str | None = None,
-    negative: str | None = None,
-    repeat: bool = False,
-) -> T:
-    metadata = {"option": Option(help, parse, metavar, bare, negative, repeat)}
-    return field(default=default, metadata=metadata)
-
-
-# --- the options ------------------------------------------------------------------------------------------------------
+from wyoming_wlk.errors import ConfigError
+from wyoming_wlk.options import (
+    Address,
+    Network,
+    address,
+    decimal,
+    folder,
+    home_address,
+    language,
+    load_section,
+    network,
+    off_or,
+    on_or_off,
+    one_of,
+    option,
+    options,
+    service_name,
+    several,
+    text,
+    uri,
+    whole,
+)
 
 _DEFAULT_DATA = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wyoming-wlk"
 
@@ -211,6 +78,11 @@ class HttpConfig:
         (), several(text, may_be_empty=True),
         "origins besides the server's own whose pages may use it, or *; repeatable", "ORIGIN", repeat=True,
     )  # fmt: skip
+    ingress: tuple[Network, ...] = option(
+        (), several(network, may_be_empty=True),
+        "reverse proxies whose users are signed in already, as Home Assistant's, 172.30.32.2; repeatable", "CIDR",
+        repeat=True,
+    )  # fmt: skip
     tls_certificate: Path | None = option(
         _NO_FILE, off_or(folder), "serve HTTPS: file with the certificate chain, and with the key", "FILE"
     )
@@ -233,9 +105,14 @@ class ModelConfig:
     )  # fmt: skip
     threads: int = option(0, whole(0, 256), "CPU threads of the model; 0 takes all cores but one", "N")
     slots: int = option(16, whole(1, 4096), "utterances decoded at the same time; more wait their turn", "N")
+    unload_after: float | None = option(
+        None, off_or(decimal(1)),
+        "seconds without a client after which the model leaves the memory, until somebody speaks again; off to keep it",
+        "SECONDS",
+    )  # fmt: skip
     data_dir: Path = option(_DEFAULT_DATA, folder, "where models and state are kept", "FOLDER")
     offline: bool = option(
-        False, lambda value: one_of("on", "off")(value) == "on", "never use the network: only models already here",
+        False, on_or_off, "never use the network: only models already here",
         "on|off", bare="on",
     )  # fmt: skip
 
@@ -249,6 +126,9 @@ class DecodingConfig:
     )
     task: str = option("transcribe", one_of("transcribe", "translate"), "transcribe, or translate to English", "TASK")
     prompt: str = option("", text, "text that shows names and style to expect", "TEXT")
+    hotwords: tuple[str, ...] = option(
+        (), several(text, may_be_empty=True), "names to expect, separated by commas; repeatable", "NAMES", repeat=True
+    )
     policy: str = option(
         "alignatt", one_of("alignatt", "localagreement"),
         "what makes words final while somebody speaks: alignatt or localagreement", "POLICY",
@@ -282,6 +162,70 @@ class VoiceConfig:
         "SECONDS",
     )  # fmt: skip
     no_speech: float = option(10.0, decimal(1, 600), "with --endpoint: end after so long without any speech", "SECONDS")
+
+
+@dataclass(frozen=True)
+class Program:
+    """A named way to decode that clients may choose: `values` of options instead of the server's own."""
+
+    name: str
+    values: tuple[tuple[str, Any], ...] = ()
+
+    def of(self, section: type[Any]) -> dict[str, Any]:
+        """Those values that belong to one section."""
+        names = {name for name, _ in options(section)}
+        return {name: value for name, value in self.values if name in names}
+
+    def __str__(self) -> str:
+        return f"{self.name}: " + " ".join(f"{name}={value}" for name, value in self.values)
+
+
+_PROGRAM_OPTIONS = ("language", "task", "policy", "frame_threshold", "beam_size", "endpoint")
+
+
+def program(value: str) -> Program:
+    name, colon, rest = value.partition(":")
+    if not colon or not name.strip():
+        raise ValueError("must be NAME: OPTION=VALUE ...")
+    declared = dict([*options(DecodingConfig), *options(VoiceConfig)])
+    values: dict[str, Any] = {}
+    for pair in rest.split():
+        key, _, raw = pair.partition("=")
+        if key not in _PROGRAM_OPTIONS:
+            raise ValueError(f"{key} is none of {', '.join(_PROGRAM_OPTIONS)}")
+        try:
+            values[key] = declared[key].parse(raw)
+        except ValueError as err:
+            raise ValueError(f"{key} {err}") from err
+    return Program(name.strip(), tuple(values.items()))
+
+
+@dataclass(frozen=True)
+class ProgramsConfig:
+    """What Wyoming clients may choose by name."""
+
+    program: tuple[Program, ...] = option(
+        (Program("fast", (("beam_size", 1),)), Program("accurate", (("beam_size", 5),))),
+        several(program, may_be_empty=True),
+        "another way to decode on the same model, as NAME: OPTION=VALUE ...; options are "
+        f"{', '.join(_PROGRAM_OPTIONS)}; repeatable",
+        "PROGRAM", repeat=True,
+    )  # fmt: skip
+
+
+_OF_THE_ADD_ON: str | None = "on"
+
+
+@dataclass(frozen=True)
+class HomeConfig:
+    """The home whose names satellites hear of."""
+
+    home_assistant: str | None = option(
+        _OF_THE_ADD_ON, home_address,
+        "expect the names of this Home Assistant's entities and rooms: http://HOST:8123, on (the one whose add-on this "
+        "is) or off", "URL", bare="on", negative="off",
+    )  # fmt: skip
+    home_assistant_token: str = option("", text, "long-lived access token for it", "TOKEN")
 
 
 @dataclass(frozen=True)
@@ -323,23 +267,19 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     voice: VoiceConfig = field(default_factory=VoiceConfig)
+    programs: ProgramsConfig = field(default_factory=ProgramsConfig)
+    home: HomeConfig = field(default_factory=HomeConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         if self.decoding.beam_size > self.model.slots:
             raise ConfigError(f"--beam-size {self.decoding.beam_size} needs at least as many --slots")
+        names = [program.name for program in self.programs.program]
+        if len(set(names)) < len(names):
+            raise ConfigError("--program: two programs have the same name")
         if self.model.compute_type == "int8" and self.model.device == "cuda":
             raise ConfigError("--compute-type int8 runs on the CPU only")
-
-
-# --- command line, environment and files ------------------------------------------------------------------------------
-
-
-def options(section: type[Any]) -> Iterator[tuple[str, Option[Any]]]:
-    """Name and declaration of each option of one section."""
-    for item in dataclasses.fields(section):
-        yield item.name, item.metadata["option"]
 
 
 SECTIONS: dict[str, type[Any]] = {
@@ -348,93 +288,13 @@ SECTIONS: dict[str, type[Any]] = {
     "model": ModelConfig,
     "decoding": DecodingConfig,
     "voice": VoiceConfig,
+    "programs": ProgramsConfig,
+    "home": HomeConfig,
     "limits": LimitsConfig,
     "log": LogConfig,
 }
 
 
-def add_arguments(
-    parser: argparse.ArgumentParser, sections: Mapping[str, type[Any]] = SECTIONS, only: Sequence[str] = ()
-) -> None:
-    """Declares the flags of `sections`, or those in `only`. Values stay text, so that one code parses all sources."""
-    for section in sections.values():
-        group = parser.add_argument_group((section.__doc__ or "").rstrip("."))
-        defaults = section()
-        for name, declared in options(section):
-            if only and name not in only:
-                continue
-            flag = "--" + name.replace("_", "-")
-            shown = _shown(getattr(defaults, name))
-            group.add_argument(
-                flag,
-                dest=name,
-                default=argparse.SUPPRESS,  # None would hide what the parser of the command above has read
-                metavar=declared.metavar,
-                help=f"{declared.help} [{shown}]".replace("%", "%%") if shown else declared.help,
-                action="append" if declared.repeat else "store",
-                nargs=None if declared.bare is None else "?",
-                const=declared.bare,
-            )
-            if declared.negative is not None:
-                group.add_argument(
-                    f"--no-{flag[2:]}",
-                    dest=name,
-                    default=argparse.SUPPRESS,
-                    action="store_const",
-                    const=declared.negative,
-                    help=f"no {name}",
-                )
-
-
-def load_section(section: type[T], arguments: argparse.Namespace, environment: Mapping[str, str]) -> T:
-    """Builds one section from flags, environment and secret files. Raises `ConfigError` for a wrong value."""
-    values = {}
-    for name, declared in options(section):
-        source, raw = _raw_value(name, arguments, environment)
-        if raw is None:
-            continue
-        try:
-            values[name] = declared.parse(raw)
-        except ValueError as err:
-            raise ConfigError(f"{source}: {raw!r} is wrong: {err}") from err
-    return section(**values)
-
-
-def parse_option(section: type[Any], name: str, value: str) -> Any:
-    """One value, wherever it comes from. Raises `RequestError` for a wrong one."""
-    declared = dict(options(section))[name]
-    try:
-        return declared.parse(value)
-    except ValueError as err:
-        raise RequestError(f"{name}: {value[:40]!r} is wrong: {err}") from err
-
-
 def load(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Config:
     """The whole configuration. Raises `ConfigError`."""
     return Config(**{name: load_section(section, arguments, environment) for name, section in SECTIONS.items()})
-
-
-def _raw_value(name: str, arguments: argparse.Namespace, environment: Mapping[str, str]) -> tuple[str, str | None]:
-    given = getattr(arguments, name, None)
-    if given is not None:
-        return "--" + name.replace("_", "-"), ",".join(given) if isinstance(given, list) else str(given)
-    variable = "WLK_" + name.upper()
-    if variable in environment:
-        return variable, environment[variable]
-    secret = environment.get(variable + "_FILE")
-    if secret is None:
-        return variable, None
-    try:
-        return f"{variable}_FILE", Path(secret).read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as err:
-        raise ConfigError(f"{variable}_FILE: cannot read {secret}: {err}") from err
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, tuple):
-        return ",".join(str(part) for part in value)
-    if isinstance(value, Path):
-        return f"~/{value.relative_to(Path.home())}" if value.is_relative_to(Path.home()) else str(value)
-    return "off" if value is None else str(value)

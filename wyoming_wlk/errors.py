@@ -58,6 +58,12 @@ class AccessError(WlkError):
     code = "access"
 
 
+class ForbiddenError(AccessError):
+    """A client that comes another way than the one that is open; no token helps."""
+
+    code = "forbidden"
+
+
 class BusyError(WlkError):
     """The server is at a configured limit; try again later."""
 

@@ -13,8 +13,8 @@ from wyoming_wlk.config import Config
 from wyoming_wlk.engine.engine import DecodingSettings, Engine
 from wyoming_wlk.engine.runner import DeviceSettings, cuda_memory_gb
 from wyoming_wlk.errors import ModelError
+from wyoming_wlk.hosting import ModelInfo
 from wyoming_wlk.models import InstalledModel, ModelStore
-from wyoming_wlk.services import ModelInfo
 from wyoming_wlk.session import Speech
 from wyoming_wlk.vad import SileroVad
 
@@ -59,7 +59,7 @@ def load_speech(config: Config, executor: Executor) -> tuple[Speech, ModelInfo]:
     began = time.monotonic()
     vad = SileroVad(ModelStore(config.model.data_dir, config.model.offline).fetch(VAD) / "silero_vad.onnx")
     on = DeviceSettings(device, config.model.compute_type, model_threads(config), config.model.slots)
-    how = DecodingSettings(beam_size=config.decoding.beam_size, temperatures=config.decoding.temperatures)
+    how = DecodingSettings(temperatures=config.decoding.temperatures)
     engine = Engine.load(model.folder, model.tokenizer, on, how)
     _LOG.info("loaded %s on %s in %.1f s", model.name, device, time.monotonic() - began)
     return Speech(engine, vad, executor), ModelInfo(model.name, engine.languages)

@@ -12,26 +12,19 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from wyoming_wlk.config import Config
+from wyoming_wlk.config import Config, DecodingConfig, Program, VoiceConfig
 from wyoming_wlk.engine.context import ClientOptions, ContextStore, DecoderContext
 from wyoming_wlk.engine.statistics import SessionStatistics
-from wyoming_wlk.errors import BusyError, RequestError, WlkError
+from wyoming_wlk.errors import BusyError
 from wyoming_wlk.events import Event
-from wyoming_wlk.session import GULP_SECONDS, Session, Speech
+from wyoming_wlk.hosting import Load, ModelHost, ModelInfo
+from wyoming_wlk.session import GULP_SECONDS, Session
 from wyoming_wlk.utterance import Utterance, UtteranceSettings
 from wyoming_wlk.vad import VadSettings
+from wyoming_wlk.vocabulary import Vocabulary
 
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What the server tells about its model, known before the model is loaded."""
-
-    name: str
-    languages: tuple[str, ...]
-
-
-Load = Callable[[Config], Awaitable[tuple[Speech, ModelInfo]]]
-"""Loads the model that a configuration names. Raises `ModelError`."""
+STANDARD = Program("wyoming-wlk")
+"""What the server's own options say."""
 
 
 @dataclass(frozen=True)
@@ -55,40 +48,25 @@ class Services:
 
     def __init__(self, config: Config, model: ModelInfo, load: Load) -> None:
         """`model` is what `load` is expected to bring."""
-        self.config, self.model = config, model
-        self._load = load
-        self._speech: asyncio.Future[Speech] = asyncio.get_running_loop().create_future()
-        self._changing = asyncio.Lock()
+        self.config = config
+        self.host = ModelHost(config, model, load)
+        self.home = Vocabulary()
+        """The names of the home, for those who speak to it."""
         self._contexts = ContextStore(config.limits.context_seconds)
         self._numbers = itertools.count(1)
+        self._changing = asyncio.Lock()
         self.clients = 0
         """Utterances and streams under way."""
         self.statistics = SessionStatistics()
 
     @property
-    def loaded(self) -> bool:
-        return self._speech.done() and not self._speech.cancelled() and self._speech.exception() is None
-
-    @property
-    def speech(self) -> Speech | None:
-        """What new sessions run on, once it is loaded."""
-        return self._speech.result() if self.loaded else None
+    def model(self) -> ModelInfo:
+        return self.host.info
 
     @property
     def contexts(self) -> int:
         """Contexts kept for clients that are away."""
         return len(self._contexts)
-
-    async def load(self) -> None:
-        """Loads what the configuration asks for. Raises `ModelError`; clients that wait for the model get it, too."""
-        try:
-            speech, self.model = await self._load(self.config)
-        except WlkError as err:
-            self._speech.set_exception(err)
-            self._speech.exception()
-            await asyncio.sleep(0.1)  # for their answers, before the server ends
-            raise
-        self._speech.set_result(speech)
 
     async def change(self, language: str | None, model: str | None) -> None:
         """New defaults for utterances that begin from now on; those under way end with what they began with.
@@ -101,33 +79,30 @@ class Services:
                 config = replace(config, model=replace(config.model, model=model))
             if language is not None:
                 config = replace(config, decoding=replace(config.decoding, language=language))
-            old = await asyncio.shield(self._speech)
-            speech, info = await self._load(config) if model not in (None, self.model.name) else (old, self.model)
-            try:
-                speech.engine.check(ClientOptions(config.decoding.language, config.decoding.task))
-            except RequestError:
-                if speech is not old:
-                    speech.retire()
-                raise
-            self.config, self.model = config, info
-            if speech is not old:
-                self._speech = asyncio.get_running_loop().create_future()
-                self._speech.set_result(speech)
-                old.retire()
-
-    async def close(self) -> None:
-        """Ends the model; whoever still waits for it is told."""
-        if (speech := self.speech) is not None:
-            await asyncio.to_thread(speech.engine.stop)
-        else:
-            self._speech.cancel()
+            options = ClientOptions(config.decoding.language, config.decoding.task)
+            await self.host.change(config, lambda speech: speech.engine.check(options))
+            self.config = config
 
     @property
     def defaults(self) -> ClientOptions:
-        decoding = self.config.decoding
+        return self.options(STANDARD)
+
+    def options(self, program: Program) -> ClientOptions:
+        """What a client has that chooses nothing but a program."""
+        decoding = replace(self.config.decoding, **program.of(DecodingConfig))
         return ClientOptions(
-            decoding.language, decoding.task, decoding.prompt, decoding.policy, decoding.frame_threshold
+            language=decoding.language,
+            task=decoding.task,
+            prompt=decoding.prompt,
+            hotwords=decoding.hotwords,
+            beam_size=decoding.beam_size,
+            policy=decoding.policy,
+            frame_threshold=decoding.frame_threshold,
         )
+
+    def endpoint(self, program: Program) -> float | None:
+        """Silence after which the server ends an utterance, None where the client does."""
+        return replace(self.config.voice, **program.of(VoiceConfig)).endpoint
 
     def next_number(self) -> int:
         """A number for a connection's id in the log."""
@@ -164,7 +139,7 @@ class Services:
         self, context: DecoderContext, client: str, emit: Callable[[Event], Awaitable[None]], pace: Pace
     ) -> Session:
         """A session over `context`, once the model is there. Raises `RequestError` for options it cannot serve."""
-        speech = await asyncio.shield(self._speech)
+        speech = await self.host.borrow()
         speech.engine.check(context.options)
         voice, decoding = self.config.voice, self.config.decoding
         settings = UtteranceSettings(

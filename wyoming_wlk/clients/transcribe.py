@@ -18,8 +18,9 @@ from wyoming_wlk import subtitles
 from wyoming_wlk.audio.container import duration
 from wyoming_wlk.config import Config, DecodingConfig
 from wyoming_wlk.errors import ConfigError, RequestError, WlkError
+from wyoming_wlk.hosting import ModelInfo
 from wyoming_wlk.loading import load_speech
-from wyoming_wlk.services import ModelInfo, Services
+from wyoming_wlk.services import Services
 from wyoming_wlk.session import Speech
 from wyoming_wlk.transcription import Transcription, decoding, file_pieces
 
@@ -83,10 +84,10 @@ async def _all_here(config: Config, loaded: tuple[Speech, ModelInfo], files: Seq
 
     services = Services(config, loaded[1], load)
     try:
-        await services.load()
+        await services.host.borrow()
         return await _all(lambda file: _hear(services, file, output.form), files, output)
     finally:
-        await services.close()
+        await services.host.close()
 
 
 async def _all(hear: Hear, files: Sequence[Path], output: Output) -> bool:

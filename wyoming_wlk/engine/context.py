@@ -30,6 +30,10 @@ class ClientOptions:
     task: str = "transcribe"
     prompt: str = ""
     """Static prompt: names and style, before all earlier text."""
+    hotwords: tuple[str, ...] = ()
+    """Names to expect, those that matter most first."""
+    beam_size: int = 1
+    """Beams of finals."""
     policy: str = "alignatt"
     frame_threshold: int = 25
     """For alignatt: how many frames (20 ms) before the end of the audio a committed token must look."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wyoming_wlk.engine import biasing
 from wyoming_wlk.engine.checkpoint import load_checkpoint
 from wyoming_wlk.engine.context import ClientOptions
 from wyoming_wlk.engine.hypothesis import Row
@@ -36,11 +37,10 @@ _LOG = logging.getLogger(__name__)
 class DecodingSettings:
     """How the engine decodes, for all clients.
 
-    `beam_size` and `temperatures` (fallback: each is tried until the text is good) are for finals. `turn_tokens` and
-    `start_seconds` are the scheduler's.
+    `temperatures` are for finals: each is tried until the text is good. `turn_tokens` and `start_seconds` are the
+    scheduler's.
     """
 
-    beam_size: int = 1
     temperatures: tuple[float, ...] = (0.0,)
     turn_tokens: int = 24
     start_seconds: float = 10.0
@@ -69,6 +69,7 @@ class Engine:
             "alignatt": AlignAtt(),
             "localagreement": LocalAgreement(),
         }
+        self._names = biasing.NameTrees(runner.tokenizer)
         self._interpreter = Interpreter(runner.tokenizer, policies, Quality())
         self._scheduler = Scheduler(runner.slots, settings.turn_tokens, settings.start_seconds)
         self._inbox: queue.SimpleQueue[tuple[StepRequest, _Reply] | None] = queue.SimpleQueue()
@@ -202,13 +203,15 @@ class Engine:
         self._inbox.put(item)
 
     def _row(self, request: StepRequest) -> Row:
-        final, context = request.kind is StepKind.FINAL, request.context
+        final, context, options = request.kind is StepKind.FINAL, request.context, request.context.options
         self._arrivals += 1
-        language = context.options.language if context.options.language != "auto" else context.language
+        language = options.language if options.language != "auto" else context.language
+        beams = max(options.beam_size, biasing.BEAMS) if options.hotwords else options.beam_size
         return Row(
             request,
-            width=self._settings.beam_size if final else 1,
+            width=min(beams, self._runner.slots) if final else 1,
             temperatures=self._settings.temperatures if final else (0.0,),
+            names=self._names.tree(options.hotwords),
             sequence=self._arrivals,
             language=language or ("" if self._runner.tokenizer.multilingual else "en"),
         )

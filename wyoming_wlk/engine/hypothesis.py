@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from wyoming_wlk.engine.biasing import Match, NameTree
 from wyoming_wlk.engine.request import StepKind, StepRequest
 
 if TYPE_CHECKING:
@@ -24,23 +25,25 @@ _TOKENS_PER_SECOND = 15
 
 @dataclass(eq=False)
 class Beam:
-    """One hypothesis growing in a slot of the cache. `attention` holds [heads, frames] for each token."""
+    """One hypothesis growing in a slot of the cache. `attention` holds [heads, frames] for each token, `match` what
+    expected names are in it."""
 
     slot: int
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     attention: list[Tensor] = field(default_factory=list)
+    match: Match = Match()
 
-    def extended(self, slot: int, token: int, logprob: float, attention: Tensor) -> Beam:
-        return Beam(slot, [*self.tokens, token], [*self.logprobs, logprob], [*self.attention, attention])
+    def extended(self, slot: int, token: int, logprob: float, attention: Tensor, match: Match) -> Beam:
+        return Beam(slot, [*self.tokens, token], [*self.logprobs, logprob], [*self.attention, attention], match)
 
     def ended(self, logprob: float) -> Beam:
         """The same with the end of text's log-probability counted in."""
-        return Beam(self.slot, self.tokens, [*self.logprobs, logprob], self.attention)
+        return replace(self, logprobs=[*self.logprobs, logprob])
 
     def shortened(self, count: int) -> Beam:
         keep = len(self.tokens) - count
-        return Beam(self.slot, self.tokens[:keep], self.logprobs[:keep], self.attention[:keep])
+        return replace(self, tokens=self.tokens[:keep], logprobs=self.logprobs[:keep], attention=self.attention[:keep])
 
     @property
     def average_logprob(self) -> float:
@@ -58,6 +61,8 @@ class Row:
     temperatures: Sequence[float]
     sequence: int
     """Arrival order, for ties."""
+    names: NameTree = NameTree(())
+    """What the client expects to hear."""
     arrival: float = 0.0
     """When it came (monotonic seconds)."""
     frames: int = 0
@@ -109,7 +114,10 @@ class Row:
 
     @property
     def best(self) -> Beam:
-        return max(self.finished, key=lambda beam: beam.average_logprob)
+        """The finished hypothesis that is likeliest per token; the bonus for its names counts per token of the longest,
+        for it must not make short ones better."""
+        longest = max(len(beam.tokens) for beam in self.finished) + 1
+        return max(self.finished, key=lambda beam: beam.average_logprob + beam.match.earned / longest)
 
 
 @dataclass(frozen=True)

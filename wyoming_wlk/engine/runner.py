@@ -258,27 +258,46 @@ class Runner:
         return min(repeat.drop, len(beam.tokens))
 
     def _candidates(self, row: Row, logits: Tensor) -> list[tuple[int, int, float]]:
-        """(beam, token, log-probability of the token), best first; at a temperature, one sample."""
-        norms = torch.logsumexp(logits, dim=-1)
+        """(beam, token, log-probability of the token), best first; at a temperature, one sample.
+
+        Names that are expected count in the choice alone; the log-probability is the model's own.
+        """
+        norms, biased = torch.logsumexp(logits, dim=-1), self._biased(row, logits)
         if row.temperature > 0:
             # Seeded by the position alone, so that a client gets the same whoever else is there.
             generator = torch.Generator(logits.device).manual_seed(len(row.beams[0].tokens))
-            weights = torch.softmax(logits[0] / row.temperature, dim=-1)
+            weights = torch.softmax(biased[0] / row.temperature, dim=-1)
             token = int(torch.multinomial(weights, 1, generator=generator))
             return [(0, token, float(logits[0, token] - norms[0]))]
         if row.search_width == 1:
-            token = int(logits[0].argmax())
+            token = int(biased[0].argmax())
             return [(0, token, float(logits[0, token] - norms[0]))]
-        best, tokens = logits.topk(2 * row.search_width, dim=-1)
-        by_beam = zip(tokens.tolist(), (best - norms[:, None]).tolist(), strict=True)
+        tokens = biased.topk(2 * row.search_width, dim=-1).indices
+        logprobs = logits.gather(1, tokens) - norms[:, None]
+        by_beam = zip(tokens.tolist(), logprobs.tolist(), strict=True)
         found = [
             (beam, token, logprob)
             for beam, pairs in enumerate(by_beam)
             for token, logprob in zip(*pairs, strict=True)
             if logprob > -math.inf
         ]
-        totals = [sum(beam.logprobs) for beam in row.beams]
-        return sorted(found, key=lambda item: totals[item[0]] + item[2], reverse=True)
+        return sorted(found, key=lambda item: self._total(row, *item), reverse=True)
+
+    def _biased(self, row: Row, logits: Tensor) -> Tensor:
+        """The same with what each token is worth to a name: [beams, n_vocab]."""
+        if not row.names:
+            return logits
+        biased = logits.clone()
+        for index, beam in enumerate(row.beams):
+            bonuses = row.names.bonuses(beam.match, alone=row.search_width == 1)
+            biased[index, list(bonuses)] += torch.tensor(list(bonuses.values()), device=logits.device)
+        return biased
+
+    def _total(self, row: Row, index: int, token: int, logprob: float) -> float:
+        """What a beam would be worth with one more token."""
+        beam = row.beams[index]
+        match = row.names.step(beam.match, token)
+        return sum(beam.logprobs) + logprob + match.earned + match.pending
 
     def _grow(self, row: Row, grown: list[tuple[int, int, float]], attention: Tensor) -> list[Beam]:
         """The next beams: each stays in its parent's slot, further children of one parent get copies of its tokens."""
@@ -291,7 +310,8 @@ class Runner:
             if any(beam.slot == slot for beam in beams):
                 slot = spare.pop()
                 self._cache.copy_tokens(parent.slot, slot)
-            beams.append(parent.extended(slot, token, logprob, attention[:, index]))
+            match = row.names.step(parent.match, token)
+            beams.append(parent.extended(slot, token, logprob, attention[:, index], match))
         return beams
 
 

@@ -16,6 +16,7 @@ from wyoming_wlk.catalogue import CATALOGUE
 from wyoming_wlk.engine.statistics import EngineStatistics, Recent
 from wyoming_wlk.errors import AccessError, RequestError
 from wyoming_wlk.frontends.door import Door
+from wyoming_wlk.frontends.security import shows_token
 from wyoming_wlk.languages import normalize_language
 from wyoming_wlk.services import Services
 
@@ -29,19 +30,19 @@ def control_routes(door: Door) -> list[web.RouteDef]:
     registry.register(_Figures(services))
 
     async def health(request: web.Request) -> web.Response:
-        return web.json_response({"status": "ok", "version": __version__, "ready": services.loaded})
+        return web.json_response({"status": "ok", "version": __version__, "ready": services.host.ready})
 
     async def ready(request: web.Request) -> web.Response:
-        """200 once the model is loaded, for what starts traffic only then. The fields are whisper-flow's."""
+        """200 once clients are served, for what starts traffic only then. The fields are whisper-flow's."""
         body = {
-            "status": "ok" if services.loaded else "loading",
+            "status": "ok" if services.host.ready else "loading",
             "version": __version__,
             "protocol_version": 1,
             "models": [services.model.name],
-            "model_loaded": services.loaded,
+            "model_loaded": services.host.ready,
             "active_sessions": services.clients,
         }
-        return web.json_response(body, status=200 if services.loaded else 503)
+        return web.json_response(body, status=200 if services.host.ready else 503)
 
     async def metrics(request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": _METRICS_TYPE})
@@ -52,6 +53,8 @@ def control_routes(door: Door) -> list[web.RouteDef]:
     async def post_config(request: web.Request) -> web.Response:
         if not services.config.http.token:
             raise AccessError("changes need a server with --token")
+        if not shows_token(request, services.config.http):  # the ingress's users may come in without
+            raise AccessError("changes need the server's token")
         wanted = dict(request.query) | await _body(request)
         language = wanted.get("language") or wanted.get("lan")
         model = wanted.get("model")
@@ -102,13 +105,13 @@ class _Figures(Collector):
         self._services = services
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        services, speech = self._services, self._services.speech
+        services, speech = self._services, self._services.host.speech
         engine = speech.engine.statistics if speech is not None else EngineStatistics()
         sessions = services.statistics
         yield _gauge("wlk_clients", "Utterances and streams under way", services.clients)
         yield _gauge("wlk_contexts", "Contexts kept for clients that are away", services.contexts)
         yield _gauge("wlk_parked_rows", "Decodings taken off the device", speech.engine.parked if speech else 0)
-        yield _gauge("wlk_model_loaded", "1 once the model is loaded", float(services.loaded))
+        yield _gauge("wlk_model_loaded", "1 while the model is in memory", float(speech is not None))
         yield _gauge("wlk_resident_memory_bytes", "Resident memory of the process", _resident_bytes())
         yield _quantiles("wlk_queue_seconds", "Wait of a step for its first pass", engine.queue)
         yield _quantiles("wlk_step_seconds", "Time from a step's request to its result", engine.step)

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from aiohttp import WSMsgType, web
 
 from wyoming_wlk.audio.input import AudioInput
-from wyoming_wlk.config import DecodingConfig, parse_option
+from wyoming_wlk.config import DecodingConfig
 from wyoming_wlk.engine.context import ClientOptions
 from wyoming_wlk.errors import (
     AccessError,
@@ -33,6 +33,7 @@ from wyoming_wlk.errors import (
 )
 from wyoming_wlk.frontends.gate import LOCAL, Gate
 from wyoming_wlk.frontends.security import check_origin, check_token, offered_protocols
+from wyoming_wlk.options import parse_option
 from wyoming_wlk.services import Pace, Services
 from wyoming_wlk.streams import Identity, Stream, Streams, Update
 
@@ -42,7 +43,7 @@ Json = dict[str, Any]
 
 _MAX_MESSAGE = 4 * 2**20
 _MAX_PROMPT = 1000
-"""Characters of a client's prompt; the model's context holds little more, and every step reads it."""
+"""Characters of a client's prompt, of whose end the model reads some 200 tokens at every step, and of its hotwords."""
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _MAX_REASON = 120  # bytes that a close frame has room for
@@ -78,11 +79,14 @@ def client_options(query: Mapping[str, str], defaults: ClientOptions) -> ClientO
     for name in ("language", "task", "policy", "frame_threshold"):
         if query.get(name):
             chosen[name] = parse_option(DecodingConfig, name, query[name])
-    prompt = " ".join(part for part in (query.get("prompt", ""), query.get("hotwords", "")) if part)
-    if len(prompt) > _MAX_PROMPT:
-        raise RequestError(f"prompt and hotwords are longer than {_MAX_PROMPT} characters")
+    prompt, hotwords = query.get("prompt", ""), query.get("hotwords", "")
+    for name, text in (("prompt", prompt), ("hotwords", hotwords)):
+        if len(text) > _MAX_PROMPT:
+            raise RequestError(f"{name} is longer than {_MAX_PROMPT} characters")
     if prompt:
         chosen["prompt"] = f"{defaults.prompt} {prompt}".strip()
+    if hotwords:
+        chosen["hotwords"] = (*parse_option(DecodingConfig, "hotwords", hotwords), *defaults.hotwords)
     if query.get("target_language"):
         raise RequestError("this server does not translate into a language of choice; task=translate gives English")
     if flag(query, "diarization") or flag(query, "diarize"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
@@ -11,13 +12,14 @@ from collections.abc import Awaitable, Callable
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from wyoming_wlk.config import Address, HttpConfig
+from wyoming_wlk.config import HttpConfig
 from wyoming_wlk.engine.engine import StepFailed
 from wyoming_wlk.errors import (
     AccessError,
     BusyError,
     ClientTimeoutError,
     ConfigError,
+    ForbiddenError,
     ModelError,
     TooLargeError,
     UnknownModelError,
@@ -28,20 +30,28 @@ from wyoming_wlk.frontends.control import control_routes
 from wyoming_wlk.frontends.deepgram import Deepgram
 from wyoming_wlk.frontends.door import Door, address_of, socket_route
 from wyoming_wlk.frontends.doorkeeper import Doorkeeper, keep
-from wyoming_wlk.frontends.gate import Gate
+from wyoming_wlk.frontends.gate import Gate, within
 from wyoming_wlk.frontends.livekit import LiveKit
 from wyoming_wlk.frontends.openai_realtime import OpenAIRealtime
 from wyoming_wlk.frontends.openai_rest import openai_routes
 from wyoming_wlk.frontends.page import PAGE_FOLDER, Page
-from wyoming_wlk.frontends.security import check_origin, check_token
+from wyoming_wlk.frontends.security import check_origin, check_token, check_way
 from wyoming_wlk.frontends.whisper_flow import flow_routes
+from wyoming_wlk.options import Address
 from wyoming_wlk.services import Services
 from wyoming_wlk.streams import Streams
 
-_PUBLIC = ("/", "/health", "/ready")
-"""What anybody may fetch: the page, which then asks for the token, and what watches the container."""
+_WATCHED = ("/health", "/ready")
+"""What watches the server. On the same machine, as a container's health check, it is answered whoever else may come in
+and however many are there: a server that is full is not ill."""
+
+_PUBLIC = ("/", *_WATCHED)
+"""What anybody may fetch beside the page's files: the page then asks for the token."""
+
+_LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1"))
 
 _STATUS: dict[type[WlkError], int] = {
+    ForbiddenError: 403,
     AccessError: 401,
     UnknownModelError: 404,
     ClientTimeoutError: 408,
@@ -132,8 +142,15 @@ class HttpServer:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Checks origin, token and address. WebSockets check for themselves: they tell of errors in their own way."""
+        """Checks way, origin, token and address. WebSockets check for themselves, all but the way: they tell of errors
+        in their own way."""
         with self._doorkeeper.serving(request.transport):
+            if request.path in _WATCHED and within(address_of(request), _LOOPBACK):
+                return await handler(request)
+            try:
+                check_way(request, self._config)
+            except ForbiddenError as err:
+                return error_response(err)
             if request.path in self._door.sockets:  # whatever the headers say: anybody can ask for an upgrade anywhere
                 return await handler(request)
             return await self._checked(request, handler)

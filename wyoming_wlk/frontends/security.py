@@ -1,4 +1,8 @@
-"""Who may use the HTTP door: tokens, and which web pages a browser may let at it."""
+"""Who may use the HTTP door: tokens, the ingress, and which web pages a browser may let at it.
+
+The ingress is a reverse proxy whose users are signed in already. It is known by the address of its connections and by
+nothing that a request says: `X-Ingress-Path`, `X-Forwarded-For`, `X-Remote-User-*` are not even read.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,33 @@ from urllib.parse import urlsplit
 from aiohttp import hdrs, web
 
 from wyoming_wlk.config import HttpConfig
-from wyoming_wlk.errors import AccessError
+from wyoming_wlk.errors import AccessError, ForbiddenError
+from wyoming_wlk.frontends.gate import LOCAL, within
 
 _SCHEMES = ("bearer", "token")
 _KEY_PROTOCOLS = ("token", "bearer")
 _OPENAI_KEY = "openai-insecure-api-key."
 
 
+def from_ingress(request: web.Request, config: HttpConfig) -> bool:
+    """Whether a signed-in user of the ingress asks.
+
+    That is worth as much as the token for what everybody may do here, and no more. All users of a home come from this
+    one address, so it says nothing of who they are: a named stream is its owner's by its secret alone, or one could
+    read on where another has spoken. And none of them need be the one who runs the server, whose token changes it.
+    """
+    return within(request.remote or LOCAL, config.ingress)
+
+
+def check_way(request: web.Request, config: HttpConfig) -> None:
+    """Raises `ForbiddenError` where only the ingress leads in, and the request comes another way."""
+    if config.ingress and not config.token and not from_ingress(request, config):
+        raise ForbiddenError("this server is used through its ingress only; with --token others may come, too")
+
+
 def check_token(request: web.Request, config: HttpConfig) -> None:
     """Raises `AccessError` where a token is asked for and none of those shown is it."""
-    if config.token and not shows_token(request, config):
+    if config.token and not from_ingress(request, config) and not shows_token(request, config):
         raise AccessError("a valid token is needed")
 
 
@@ -62,14 +83,26 @@ def check_origin(request: web.Request, config: HttpConfig) -> str | None:
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is None:
         return None
-    try:
-        host = urlsplit(origin).netloc.lower()
-    except ValueError:
-        host = ""
-    # A reverse proxy, as Home Assistant's ingress, tells the name that the browser knows. Pages cannot set it.
-    ours = {request.headers.get(name, "").lower() for name in (hdrs.HOST, hdrs.X_FORWARDED_HOST)}
-    if host and host in ours:
+    if _is_ours(origin, request, config):
         return None
     if "*" in config.cors or origin in config.cors:
         return origin
     raise AccessError(f"pages from {origin[:100]} may not use this server; --cors allows them")
+
+
+def _is_ours(origin: str, request: web.Request, config: HttpConfig) -> bool:
+    """Whether an origin names this server, as the browser knows it.
+
+    A reverse proxy tells that name; pages cannot set it. Before Home Assistant there is often another proxy, which may
+    add to the name or drop its port, so that for requests of the ingress the host alone has to be right: a stranger's
+    page on another port of it does not know the ingress's secret path.
+    """
+    told = [request.headers.get(name, "") for name in (hdrs.HOST, hdrs.X_FORWARDED_HOST)]
+    try:
+        asking = urlsplit(origin)
+        if from_ingress(request, config):
+            hosts = {urlsplit(f"//{name.strip()}").hostname for value in told for name in value.split(",")}
+            return asking.hostname is not None and asking.hostname in hosts
+    except ValueError:
+        return False
+    return bool(asking.netloc) and asking.netloc.lower() in [name.lower() for name in told]

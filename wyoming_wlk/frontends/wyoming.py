@@ -22,31 +22,30 @@ from wyoming.vad import VoiceStarted, VoiceStopped
 
 from wyoming_wlk import __version__
 from wyoming_wlk.audio.pcm import PcmDecoder
+from wyoming_wlk.config import Program
 from wyoming_wlk.engine.context import ClientOptions
 from wyoming_wlk.errors import AudioError, ClientTimeoutError, ProtocolError, RequestError, WlkError
 from wyoming_wlk.events import Event, Finished, SpeechStarted, SpeechStopped, TextUpdate
 from wyoming_wlk.frontends.framing import FrameReader, encode
 from wyoming_wlk.languages import normalize_language
-from wyoming_wlk.services import Pace, Services
+from wyoming_wlk.services import STANDARD, Pace, Services
 from wyoming_wlk.session import Session
 
 _LOG = logging.getLogger(__name__)
 _READ_BYTES = 64 * 1024
 _MAX_CLIENT_ID = 200
 _MAX_NAME = 100
-_MAX_PROMPT = 1000
-"""Characters of a client's prompt; the model's context holds little more, and every step reads it."""
+_MAX_TERMS = 10_000
+"""Characters of the names and terms that a client sends along."""
 
 _SENSITIVITY_SECONDS = {"default": 0.7, "relaxed": 1.25, "aggressive": 0.25}
 """Home Assistant's names for the silence that ends a command."""
 
-PROGRAM = "wyoming-wlk"
 T = TypeVar("T")
 
 
 def describe(services: Services) -> Info:
-    """The answer to `describe`; needs no loaded model."""
-    attribution = Attribution(name="wyoming-wlk", url="https://github.com/wyoming-wlk/wyoming-wlk")
+    """The answer to `describe`; needs no loaded model. Home Assistant uses the first program."""
     model = AsrModel(
         name=services.model.name,
         attribution=Attribution(name="OpenAI", url="https://github.com/openai/whisper"),
@@ -55,17 +54,22 @@ def describe(services: Services) -> Info:
         version=None,
         languages=list(services.model.languages),
     )
-    program = AsrProgram(
-        name=PROGRAM,
-        attribution=attribution,
+    programs = [_described(services, STANDARD, "Streaming Whisper for many clients", model)]
+    programs += [_described(services, program, str(program), model) for program in services.config.programs.program]
+    return Info(asr=programs)
+
+
+def _described(services: Services, program: Program, description: str, model: AsrModel) -> AsrProgram:
+    return AsrProgram(
+        name=program.name,
+        attribution=Attribution(name="wyoming-wlk", url="https://github.com/wyoming-wlk/wyoming-wlk"),
         installed=True,
-        description="Streaming Whisper for many clients",
+        description=description,
         version=__version__,
         models=[model],
         supports_transcript_streaming=True,
-        requires_external_vad=services.config.voice.endpoint is None,
+        requires_external_vad=services.endpoint(program) is None,
     )
-    return Info(asr=[program])
 
 
 class WyomingConnection:
@@ -79,6 +83,8 @@ class WyomingConnection:
         self._limits = services.config.limits
         self._frames = FrameReader()
         self._request: Transcribe | None = None
+        self._program = STANDARD
+        """For all utterances from now on."""
         self._turn: _Turn | None = None
         self._frame_began = 0.0
         self._sending = asyncio.Lock()
@@ -198,8 +204,9 @@ class WyomingConnection:
 
     async def _on_select_program(self, message: Message) -> None:
         name = _field(message, "name", str)
-        if name != PROGRAM:
-            raise RequestError(f"there is no program {name[:_MAX_NAME]!r}")
+        if name not in self._programs:
+            raise RequestError(f"there is no program {name[:_MAX_NAME]!r}; there are {', '.join(self._programs)}")
+        self._program = self._programs[name]
 
     async def _on_transcribe(self, message: Message) -> None:
         self._request = Transcribe(
@@ -210,9 +217,14 @@ class WyomingConnection:
             transcript_names=_strings(message, "transcript_names"),
             transcript_terms=_strings(message, "transcript_terms"),
         )
-        if self._request.name not in (None, "", PROGRAM, self._services.model.name):
-            asked = self._request.name[:_MAX_NAME]
-            raise RequestError(f"there is no model {asked!r}; this is {self._services.model.name}")
+        name = self._request.name
+        if name and name != self._services.model.name and name not in self._programs:
+            known = ", ".join([self._services.model.name, *self._programs])
+            raise RequestError(f"there is no model or program {name[:_MAX_NAME]!r}; there are {known}")
+
+    @property
+    def _programs(self) -> dict[str, Program]:
+        return {program.name: program for program in (STANDARD, *self._services.config.programs.program)}
 
     async def _on_audio_start(self, message: Message) -> None:
         if self._turn is not None:
@@ -221,7 +233,8 @@ class WyomingConnection:
             await self._turn.task
         decoder = PcmDecoder(*_format(message))
         request, self._request = self._request or Transcribe(), None
-        self._turn = _Turn(self._services, self, request, decoder)
+        program = self._programs.get(request.name or "", self._program)
+        self._turn = _Turn(self._services, self, request, program, decoder)
 
     async def _on_audio_chunk(self, message: Message) -> None:
         if self._turn is None:
@@ -255,9 +268,15 @@ class _Turn:
     """One utterance on a connection: opened by audio-start, ended by its transcript."""
 
     def __init__(
-        self, services: Services, connection: WyomingConnection, request: Transcribe, decoder: PcmDecoder
+        self,
+        services: Services,
+        connection: WyomingConnection,
+        request: Transcribe,
+        program: Program,
+        decoder: PcmDecoder,
     ) -> None:
-        self._services, self._connection, self._request, self._decoder = services, connection, request, decoder
+        self._services, self._connection, self._decoder = services, connection, decoder
+        self._request, self._program = request, program
         self._format = (decoder.rate, decoder.width, decoder.channels)
         self._seconds_left = services.config.limits.max_utterance
         self._session: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
@@ -323,17 +342,15 @@ class _Turn:
             self._session.cancel()
 
     def _options(self) -> ClientOptions:
-        request, options = self._request, self._services.defaults
+        request, options = self._request, self._services.options(self._program)
         if request.language:
             options = replace(options, language=normalize_language(request.language))
-        terms = [*(request.transcript_names or []), *(request.transcript_terms or [])]
-        if terms:
-            spoken = f"{options.prompt} {', '.join(terms)}".strip()
-            options = replace(options, prompt=spoken[:_MAX_PROMPT] + ".")
-        return options
+        asked = [*(request.transcript_names or []), *(request.transcript_terms or [])]
+        home = self._services.home.expected(options.language)
+        return replace(options, hotwords=tuple(dict.fromkeys([*asked, *options.hotwords, *home])))
 
     def _endpoint(self) -> float | None:
-        endpoint = self._services.config.voice.endpoint
+        endpoint = self._services.endpoint(self._program)
         if endpoint is None or self._request.vad_sensitivity is None:
             return endpoint
         sensitivity = str(self._request.vad_sensitivity)
@@ -354,6 +371,7 @@ class _Turn:
             self.stopping = True
             transcript = Transcript(text=event.text, language=event.language, context=context)
             _LOG.info("%s: %r", self._connection.client, event.text)
+            self._services.home.heard(event.text)
             await self._connection.send(*self._start_once(), transcript.event(), TranscriptStop().event())
 
     def _start_once(self) -> list[Message]:
@@ -382,6 +400,8 @@ def _strings(message: Message, name: str) -> list[str] | None:
     values = _field(message, name, list, None)
     if values is not None and not all(isinstance(value, str) for value in values):
         raise ProtocolError(f"{message.type}: {name} is not a list of strings")
+    if values is not None and sum(map(len, values)) > _MAX_TERMS:
+        raise RequestError(f"{message.type}: {name} has more than {_MAX_TERMS} characters")
     return values  # type: ignore[no-any-return]
 
 
