@@ -19,6 +19,7 @@ from serving import Server, serving
 from test_app import process, ready
 
 from wyoming_wlk.engine.engine import Engine
+from wyoming_wlk.errors import ModelError
 from wyoming_wlk.models import InstalledModel
 from wyoming_wlk.vad import SileroVad
 
@@ -222,8 +223,9 @@ async def test_a_model_that_cannot_be_loaded(
     async with serving(engine, vad, loaded=False) as server:
         speaking = asyncio.create_task(home.speak(server.port, clips["turn_on_the_lamp"].pcm))
         await utterances(server, 1)
-        server.loading.cancel()
-        await server.services.close()
+        server.speech.set_exception(ModelError("the file is broken"))
+        with pytest.raises(ModelError):
+            await server.loading
         assert_told(await speaking)
 
 
