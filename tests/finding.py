@@ -62,7 +62,8 @@ async def main(data_dir: str) -> None:
         await moved(home.pid)
         up("wlk0", SERVER)
         options = [option for option in COMMAND if option != "--no-zeroconf"]
-        server = await asyncio.create_subprocess_exec(*options, "--data-dir", data_dir)
+        options += ["--zeroconf", "finding", "--data-dir", data_dir]
+        server = await asyncio.create_subprocess_exec(*options)
         await home.communicate(b"\n")
     finally:
         for process in (home, server):

@@ -19,6 +19,7 @@ from serving import Server, serving
 from test_app import process, ready
 
 from wyoming_wlk.engine.engine import Engine
+from wyoming_wlk.errors import ModelError
 from wyoming_wlk.models import InstalledModel
 from wyoming_wlk.vad import SileroVad
 
@@ -222,24 +223,29 @@ async def test_a_model_that_cannot_be_loaded(
     async with serving(engine, vad, loaded=False) as server:
         speaking = asyncio.create_task(home.speak(server.port, clips["turn_on_the_lamp"].pcm))
         await utterances(server, 1)
-        server.loading.cancel()
-        await server.services.close()
+        server.speech.set_exception(ModelError("the file is broken"))
+        with pytest.raises(ModelError):
+            await server.loading
         assert_told(await speaking)
 
 
 async def test_restart(home: Probe, tiny_en: InstalledModel, clips: dict[str, Clip]) -> None:
-    """A server that dies in the middle of an utterance is an error; once it is back the next utterance works."""
-    pcm = clips["turn_on_the_lamp"].pcm
+    """A server that dies in mid-utterance is an error, one that is stopped lets it end; once it is back all is well."""
+    lamp, cold = clips["turn_on_the_lamp"].pcm, clips["how_cold_is_it"].pcm
     port = free_port()
     options = ["--language", "en", "--uri", f"tcp://127.0.0.1:{port}"]
     async with process(tiny_en, *options) as server:
         await ready(server)
-        assert words((await home.speak(port, pcm)).text) == "turn on the lamp"
-        speaking = asyncio.create_task(home.speak(port, pcm, pace=1.0))
+        assert words((await home.speak(port, lamp)).text) == "turn on the lamp"
+        speaking = asyncio.create_task(home.speak(port, lamp, pace=1.0))
         await asyncio.sleep(0.5)
         server.send_signal(signal.SIGKILL)
         assert_told(await speaking)
-        assert_told(await home.speak(port, pcm))  # nobody is there
+        assert_told(await home.speak(port, lamp))  # nobody is there
     async with process(tiny_en, *options) as server:
         await ready(server)
-        assert words((await home.speak(port, pcm)).text) == "turn on the lamp"
+        assert words((await home.speak(port, lamp)).text) == "turn on the lamp"
+        speaking = asyncio.create_task(home.speak(port, cold, pace=1.0))
+        await asyncio.sleep(0.5)
+        server.send_signal(signal.SIGTERM)
+        assert words((await speaking).text) == "how cold is it"
