@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from wyoming_wlk import __version__, config, logs
+from wyoming_wlk import __version__, addon, config, logs
 from wyoming_wlk.catalogue import CATALOGUE
 from wyoming_wlk.errors import ConfigError, WlkError
 from wyoming_wlk.models import ModelStore
@@ -100,9 +100,17 @@ def _add_clients(commands: argparse._SubParsersAction[_Parser]) -> None:
     config.add_arguments(listen, own, only=("language", "task", "prompt"))
     listen.set_defaults(run=_listen)
 
+    health = commands.add_parser(
+        "health",
+        help="ask a server whether it is well",
+        description="Asks a server on this machine, or another, by Wyoming's describe. The exit code is 0 or 1.",
+    )
+    config.add_arguments(health, {"server": config.ServerConfig}, only=("uri",))
+    health.set_defaults(run=_health)
+
 
 def _serve(arguments: argparse.Namespace) -> int:
-    settings = config.load(arguments, os.environ)
+    settings = config.load(arguments, addon.environment(os.environ))
     logs.set_up(settings.log.log_level, settings.log.log_format)
     # oneDNN keeps compiled code for every shape of product it meets; by default that grows to a hundred megabytes
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
@@ -164,6 +172,18 @@ def _listen(arguments: argparse.Namespace) -> int:
     screen = Screen(sys.stdout, [source.name for source in found], width)
     asyncio.run(listen(found, arguments.server, settings.http.token, settings.decoding, screen))
     return 0
+
+
+def _health(arguments: argparse.Namespace) -> int:
+    settings = config.load_section(config.ServerConfig, arguments, os.environ)
+    uris = [uri for uri in settings.uri if not uri.startswith("stdio:")]
+    if not uris:
+        raise ConfigError("health: a server on stdio cannot be asked; give --uri tcp://HOST:PORT")
+    from wyoming_wlk.clients.health import health
+
+    well, line = asyncio.run(health(uris[0]))
+    print(line)
+    return 0 if well else FAILURE
 
 
 def _check_url(server: str) -> None:
