@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from ipaddress import ip_network
 
 import pytest
+from serving import serving
 from wyoming.error import Error
 from wyoming.event import async_write_event
 
-from tests.serving import serving
 from wyoming_wlk.clients.health import health
 from wyoming_wlk.engine.engine import Engine
 from wyoming_wlk.vad import SileroVad

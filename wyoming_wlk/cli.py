@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -117,6 +119,9 @@ def _serve(arguments: argparse.Namespace) -> int:
     from wyoming_wlk.app import serve  # torch takes a second to import: wrong options should not have to wait for it
 
     asyncio.run(serve(settings))
+    if threading.active_count() > 1:  # a model is still being loaded; the end of the interpreter would abort on that
+        logging.shutdown()
+        os._exit(0)
     return 0
 
 
