@@ -17,19 +17,19 @@ RUN apt-get update \
 RUN python3 -m venv /opt/wyoming-wlk \
     && /opt/wyoming-wlk/bin/pip install -q ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$TORCH"
 
-WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
-COPY wyoming_wlk wyoming_wlk
+COPY pyproject.toml README.md LICENSE /src/
+COPY wyoming_wlk /src/wyoming_wlk
 # Behind the installation goes what nothing imports when the server runs: headers, tests, tools, tables of symbols. pip
 # stays, because models may come from the package index.
-RUN /opt/wyoming-wlk/bin/pip install -q . \
+RUN /opt/wyoming-wlk/bin/pip install -q /src \
     && /opt/wyoming-wlk/bin/pip uninstall -q -y setuptools \
-    && cd /opt/wyoming-wlk/lib/python3*/site-packages \
-    && find torch/bin -type f ! -name torch_shm_manager -delete \
-    && rm -rf torch/test torch/include torch/share torch/bin/upgrader_models torch/lib/*_test.so \
-    && find numpy sympy networkx mpmath -type d -name tests -prune -exec rm -rf {} + \
-    && find . \( -name '*.a' -o -name '*.pyi' \) -delete \
-    && strip --strip-unneeded torch/lib/libtorch_cpu.so torch/lib/libtorch_python.so
+    && libraries=$(echo /opt/wyoming-wlk/lib/python3*/site-packages) && torch=$libraries/torch \
+    && find "$torch/bin" -type f ! -name torch_shm_manager -delete \
+    && rm -rf "$torch/test" "$torch/include" "$torch/share" "$torch/bin/upgrader_models" "$torch"/lib/*_test.so \
+    && for library in numpy sympy networkx mpmath; do \
+        find "$libraries/$library" -type d -name tests -prune -exec rm -rf {} + || exit 1; done \
+    && find "$libraries" \( -name '*.a' -o -name '*.pyi' \) -delete \
+    && strip --strip-unneeded "$torch/lib/libtorch_cpu.so" "$torch/lib/libtorch_python.so"
 
 
 FROM ghcr.io/home-assistant/base-debian:bookworm
@@ -37,6 +37,7 @@ FROM ghcr.io/home-assistant/base-debian:bookworm
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3 \
+    && apt-get clean \
     && rm -rf /var/lib/apt/lists/* /var/log/* /var/cache/debconf/*-old \
     && useradd --system --uid 10300 --user-group --no-create-home --home-dir /data/home --shell /usr/sbin/nologin wlk \
     && install -d -o wlk -g wlk /data
