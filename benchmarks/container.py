@@ -25,6 +25,7 @@ from wyoming.info import Info
 
 from benchmarks.outside import (
     CONTAINER,
+    NEIGHBOUR,
     PREFIX,
     SUPERVISOR,
     WORDS,
@@ -304,7 +305,7 @@ async def main(given: dict[str, Any]) -> int:
         *(Path(given["work"]), Path(given["data"])),
     )
     checks = Checks()
-    await shell(f"ip link set lo up && ip addr add {SUPERVISOR}/32 dev lo")
+    await shell(f"ip link set lo up && ip addr add {SUPERVISOR}/32 dev lo && ip addr add {NEIGHBOUR}/32 dev lo")
     for attempt in (try_addon, try_failures, try_page_off, try_plain):
         print(f"-- {(attempt.__doc__ or '').splitlines()[0]}")
         failed = checks.failed

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import soundfile
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession, TCPConnector, web
 from wyoming.asr import Transcribe, Transcript
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncClient
@@ -19,7 +19,7 @@ from wyoming.info import Describe, Info
 from zeroconf import IPVersion, ServiceStateChange
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
-SUPERVISOR, CONTAINER, PREFIX = "172.30.32.2", "172.30.33.7", 23
+SUPERVISOR, CONTAINER, NEIGHBOUR, PREFIX = "172.30.32.2", "172.30.33.7", "172.30.33.8", 23
 URI = f"tcp://{CONTAINER}:10300"
 CLIP = Path(__file__).parent.parent / "tests" / "audio" / "turn_on_the_lamp.flac"
 WORDS = "turn on the lamp"
@@ -81,12 +81,14 @@ def said(text: str) -> str:
     return re.sub(r"[^a-z ]", "", text.lower()).strip()
 
 
-async def status(path: str, token: str = "") -> int | None:
-    """The HTTP status of a page, or None where nobody listens."""
+async def status(path: str, token: str = "", source: str = NEIGHBOUR) -> int | None:
+    """The HTTP status of a page, asked from an address of this side, or None where nobody listens."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
+    connector = TCPConnector(local_addr=(source, 0))
     try:
-        async with ClientSession(headers=headers) as session, session.get(f"http://{CONTAINER}:10380{path}") as answer:
-            return answer.status
+        async with ClientSession(headers=headers, connector=connector) as session:
+            async with session.get(f"http://{CONTAINER}:10380{path}") as answer:
+                return answer.status
     except OSError:
         return None
 

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -35,26 +34,26 @@ def stands_for(name: str) -> str:
     return addon.RENAMED.get(name, name)
 
 
-def admitted(kind: str) -> Iterator[object]:
+def limits(kind: str) -> list[tuple[float, float]]:
+    """The ends of a kind of number, each with a number just outside."""
+    match = re.fullmatch(r"(int|float)\(([\d.]*),([\d.]*)\)\??", kind)
+    if not match:
+        return []
+    number, step = (int, 1) if match[1] == "int" else (float, 0.001)
+    ends = [(match[2], -step), (match[3], step)]
+    return [(number(end), number(end) + outwards) for end, outwards in ends if end]
+
+
+def admitted(kind: str) -> list[object]:
     """Values that a kind of the Supervisor's schema lets pass: all of a list, the ends of a range, some text."""
-    kind = kind.removesuffix("?")
     if match := re.fullmatch(r"list\((.+)\)", kind):
-        yield from match[1].split("|")
-    elif match := re.fullmatch(r"(int|float)\(([\d.]+),([\d.]+)\)", kind):
-        number = int if match[1] == "int" else float
-        yield from (number(match[2]), number(match[3]))
-    elif kind == "bool":
-        yield from (True, False)
-    else:
-        assert kind in ("str", "password"), f"this test does not know {kind}"
-        yield from ("some words, and more", "Küchenlampe")
-
-
-def beyond(kind: str) -> Iterator[float]:
-    """Numbers just outside a range."""
-    if match := re.fullmatch(r"(int|float)\(([\d.]+),([\d.]+)\)\??", kind):
-        number = int if match[1] == "int" else float
-        yield from (number(match[2]) - number("1" if number is int else "0.001"), number(match[3]) + 1)
+        return [*match[1].split("|")]
+    if found := limits(kind):
+        return [end for end, _ in found]
+    if kind == "bool":
+        return [True, False]
+    assert kind in ("str?", "password?"), f"this test does not know {kind}"
+    return ["some words, and more", "Küchenlampe"]
 
 
 def parsed(name: str, value: object) -> object:
@@ -73,10 +72,10 @@ def test_option_exists(name: str) -> None:
         parsed(name, value)
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEMA if [*beyond(SCHEMA[name])]])
+@pytest.mark.parametrize("name", [name for name in SCHEMA if limits(SCHEMA[name])])
 def test_ranges(name: str) -> None:
     """The form of the add-on offers numbers exactly as far as the server takes them."""
-    for value in beyond(SCHEMA[name]):
+    for _, value in limits(SCHEMA[name]):
         with pytest.raises(ConfigError, match=f"add-on option {name}: '{value}' is wrong"):
             addon.from_options({name: value})
 
@@ -103,9 +102,9 @@ def test_defaults(name: str) -> None:
 )
 def test_choices(name: str, choices: list[str] | None) -> None:
     """The lists to choose from are complete."""
-    offered = list(admitted(SCHEMA[name]))
+    offered = admitted(SCHEMA[name])
     if choices is None:
-        with pytest.raises(ValueError) as error:
+        with pytest.raises(ValueError, match="must be one of") as error:
             DECLARED[name].parse("nonsense")
         choices = str(error.value).removeprefix("must be one of ").split(", ")
     assert offered == choices
