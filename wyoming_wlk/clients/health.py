@@ -29,9 +29,8 @@ async def _describe(uri: str) -> tuple[bool, str]:
         await client.write_event(Describe().event())
         while (event := await client.read_event()) is not None:
             if Info.is_type(event.type):
-                asr = Info.from_event(event).asr
-                models = ", ".join(model.name for program in asr for model in program.models)
-                return True, f"{uri} is well: {', '.join(program.name for program in asr)}, {models}"
+                program = Info.from_event(event).asr[0]  # the one that Home Assistant uses
+                return True, f"{uri} is well: {program.name}, {', '.join(model.name for model in program.models)}"
             if Error.is_type(event.type):
                 return False, f"{uri}: {Error.from_event(event).text}"
     return False, f"{uri} closes the connection without an answer"
