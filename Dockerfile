@@ -39,7 +39,8 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends python3 \
     && apt-get clean \
     && rm -rf /var/lib/apt/lists/* /var/log/* /var/cache/debconf/*-old \
-    && useradd --system --uid 10300 --user-group --no-create-home --home-dir /data/home --shell /usr/sbin/nologin wlk \
+    && groupadd --system --gid 10300 wlk \
+    && useradd --system --uid 10300 --gid wlk --no-create-home --home-dir /data/home --shell /usr/sbin/nologin wlk \
     && install -d -o wlk -g wlk /data
 
 COPY --from=build /opt/wyoming-wlk /opt/wyoming-wlk
