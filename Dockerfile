@@ -53,7 +53,7 @@ ENV PATH=/opt/wyoming-wlk/bin:$PATH \
     ORT_DISABLE_TELEMETRY=1
 
 EXPOSE 10300 10380
-HEALTHCHECK --interval=30s --timeout=10s --start-period=2m CMD ["wyoming-wlk", "health"]
+HEALTHCHECK --interval=1m --timeout=10s --start-period=2m CMD ["wyoming-wlk", "health"]
 
 ARG BUILD_VERSION=0.1.0
 ARG BUILD_ARCH=amd64
