@@ -18,6 +18,7 @@ from wyoming.client import AsyncClient
 from wyoming.event import Event, async_read_event
 from wyoming.info import Describe
 
+from wyoming_wlk.clients.health import health
 from wyoming_wlk.models import InstalledModel
 
 COMMAND = [
@@ -89,6 +90,22 @@ async def test_tcp_and_unix_sockets_and_sigterm(
         rest = (await server.stderr.read()).decode()
         assert "goodbye" in rest
         assert "Traceback" not in log + rest and "Warning" not in log + rest
+
+
+async def test_sigterm_while_loading(tiny_en: InstalledModel) -> None:
+    """A server that is stopped while its model is being loaded ends with 0, whatever the load was at."""
+    for moment in (0.0, 0.2, 0.4):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            uri = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        async with process(tiny_en, "--uri", uri) as server:
+            async with asyncio.timeout(60):
+                while not (await health(uri))[0]:
+                    await asyncio.sleep(0.02)
+            await asyncio.sleep(moment)
+            server.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(server.wait(), 10) == 0
+            assert server.stderr is not None
+            assert (await server.stderr.read()).decode().endswith("goodbye\n")
 
 
 async def test_stdio(tiny_en: InstalledModel, clips: dict[str, Clip]) -> None:

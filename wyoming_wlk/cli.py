@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from wyoming_wlk import __version__, config, logs
+from wyoming_wlk import __version__, addon, config, logs
 from wyoming_wlk.catalogue import CATALOGUE
 from wyoming_wlk.errors import ConfigError, WlkError
 from wyoming_wlk.models import ModelStore
@@ -101,15 +103,26 @@ def _add_clients(commands: argparse._SubParsersAction[_Parser]) -> None:
     add_arguments(listen, own, only=("language", "task", "prompt"))
     listen.set_defaults(run=_listen)
 
+    health = commands.add_parser(
+        "health",
+        help="ask a server whether it is well",
+        description="Asks a server on this machine, or another, by Wyoming's describe. The exit code is 0 or 1.",
+    )
+    config.add_arguments(health, {"server": config.ServerConfig}, only=("uri",))
+    health.set_defaults(run=_health)
+
 
 def _serve(arguments: argparse.Namespace) -> int:
-    settings = config.load(arguments, os.environ)
+    settings = config.load(arguments, addon.environment(os.environ))
     logs.set_up(settings.log.log_level, settings.log.log_format)
     # oneDNN keeps compiled code for every shape of product it meets; by default that grows to a hundred megabytes
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     from wyoming_wlk.app import serve  # torch takes a second to import: wrong options should not have to wait for it
 
     asyncio.run(serve(settings))
+    if threading.active_count() > 1:  # a model is still being loaded; the end of the interpreter would abort on that
+        logging.shutdown()
+        os._exit(0)
     return 0
 
 
@@ -165,6 +178,18 @@ def _listen(arguments: argparse.Namespace) -> int:
     screen = Screen(sys.stdout, [source.name for source in found], width)
     asyncio.run(listen(found, arguments.server, settings.http.token, settings.decoding, screen))
     return 0
+
+
+def _health(arguments: argparse.Namespace) -> int:
+    settings = config.load_section(config.ServerConfig, arguments, os.environ)
+    uris = [uri for uri in settings.uri if not uri.startswith("stdio:")]
+    if not uris:
+        raise ConfigError("health: a server on stdio cannot be asked; give --uri tcp://HOST:PORT")
+    from wyoming_wlk.clients.health import health
+
+    well, line = asyncio.run(health(uris[0]))
+    print(line)
+    return 0 if well else FAILURE
 
 
 def _check_url(server: str) -> None:
