@@ -215,6 +215,8 @@ async def try_addon(image: Image, checks: Checks) -> None:
         checks_of_user(container, data, checks)
         without, right = await status("/v1/models"), await status("/v1/models", str(OPTIONS["token"]))
         checks((without, right) == (401, 200), f"the options' token: {without} without, {right} with it")
+        through = await status("/v1/models", source=SUPERVISOR)
+        checks(through == 200, f"the page through Home Assistant, without a token: {through}")
         _, routes = await container.run("cat", "/proc/net/route")
         destinations = [line.split("\t")[1] for line in routes.splitlines()[1:]]
         checks("00000000" not in destinations, f"there is no way to the internet: routes to {destinations}")

@@ -14,20 +14,20 @@ from typing import Any
 import pytest
 import yaml
 
-from wyoming_wlk import __version__, addon, config
+from wyoming_wlk import __version__, addon
 from wyoming_wlk.catalogue import CATALOGUE
+from wyoming_wlk.config import SECTIONS
 from wyoming_wlk.errors import ConfigError
 from wyoming_wlk.languages import LANGUAGES
+from wyoming_wlk.options import options
 
 ROOT = Path(__file__).parent.parent
 SERVICES = ROOT / "addon" / "rootfs" / "etc" / "s6-overlay" / "s6-rc.d"
 MANIFEST: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text("utf-8"))
 SCHEMA: dict[str, str] = MANIFEST["schema"]
 LANGUAGE_FILES = ("en", "de", "fr", "es", "nl")
-DECLARED = {name: option for section in config.SECTIONS.values() for name, option in config.options(section)}
-DEFAULTS = {
-    name: getattr(section(), name) for section in config.SECTIONS.values() for name, _ in config.options(section)
-}
+DECLARED = {name: option for section in SECTIONS.values() for name, option in options(section)}
+DEFAULTS = {name: getattr(section(), name) for section in SECTIONS.values() for name, _ in options(section)}
 
 
 def stands_for(name: str) -> str:
@@ -112,11 +112,11 @@ def test_choices(name: str, choices: list[str] | None) -> None:
 
 def test_overrides() -> None:
     """A model of one's own goes before the list's, whatever comes first; a variable goes before all options."""
-    for options in (
+    for chosen in (
         {"custom_model": "/config/mine", "model": "base"},
         {"model": "base", "custom_model": " /config/mine "},
     ):
-        assert addon.from_options(options) == {"WLK_MODEL": "/config/mine"}
+        assert addon.from_options(chosen) == {"WLK_MODEL": "/config/mine"}
     assert addon.from_options({"model": "base", "custom_model": "  "}) == {"WLK_MODEL": "base"}
 
 

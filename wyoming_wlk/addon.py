@@ -11,12 +11,13 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from wyoming_wlk import config
+from wyoming_wlk.config import SECTIONS
 from wyoming_wlk.errors import ConfigError
+from wyoming_wlk.options import options
 
 VARIABLE = "WLK_ADDON_OPTIONS"
 
-RENAMED = {"custom_model": "model", "web_page": "http"}
+RENAMED = {"custom_model": "model", "home_names": "home_assistant", "web_page": "http"}
 """Add-on options whose name is not that of the option they stand for. A later one overrides an earlier one."""
 SWITCHES = {"web_page": ("0.0.0.0:10380", "off")}
 """What on and off mean where they are not `on` and `off`."""
@@ -32,14 +33,12 @@ def environment(variables: Mapping[str, str]) -> dict[str, str]:
     return from_options(_read(Path(variables[VARIABLE]))) | dict(variables)
 
 
-def from_options(options: Mapping[str, object]) -> dict[str, str]:
+def from_options(chosen: Mapping[str, object]) -> dict[str, str]:
     """The WLK_* variables that add-on options stand for. What is empty is left out. Raises `ConfigError`."""
-    parsers = {
-        name: declared.parse for section in config.SECTIONS.values() for name, declared in config.options(section)
-    }
+    parsers = {name: declared.parse for section in SECTIONS.values() for name, declared in options(section)}
     found = {}
-    for name in sorted(options, key=lambda name: name in RENAMED):
-        value = _text(name, options[name])
+    for name in sorted(chosen, key=lambda name: name in RENAMED):
+        value = _text(name, chosen[name])
         if not value:
             continue
         stands_for = RENAMED.get(name, name)

@@ -108,7 +108,7 @@ def _add_clients(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="ask a server whether it is well",
         description="Asks a server on this machine, or another, by Wyoming's describe. The exit code is 0 or 1.",
     )
-    config.add_arguments(health, {"server": config.ServerConfig}, only=("uri",))
+    add_arguments(health, {"server": config.ServerConfig}, only=("uri",))
     health.set_defaults(run=_health)
 
 
@@ -181,7 +181,7 @@ def _listen(arguments: argparse.Namespace) -> int:
 
 
 def _health(arguments: argparse.Namespace) -> int:
-    settings = config.load_section(config.ServerConfig, arguments, os.environ)
+    settings = load_section(config.ServerConfig, arguments, os.environ)
     uris = [uri for uri in settings.uri if not uri.startswith("stdio:")]
     if not uris:
         raise ConfigError("health: a server on stdio cannot be asked; give --uri tcp://HOST:PORT")
