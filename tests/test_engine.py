@@ -214,6 +214,14 @@ async def test_a_dead_engine_says_so(
     engine.stop()
 
 
+async def test_a_request_that_cannot_be_taken(engine: Engine) -> None:
+    """It fails alone; the engine goes on."""
+    broken = context_of(np.zeros(RATE, np.float32), hotwords=["a list cannot be remembered"])
+    with pytest.raises(StepFailed, match="taken"):
+        await asyncio.wait_for(step(engine, broken, StepKind.FINAL), 10)
+    assert (await step(engine, context_of(np.zeros(RATE, np.float32)), StepKind.FINAL)).words == ()
+
+
 async def test_a_final_over_no_audio(engine: Engine) -> None:
     """A window of less than a frame is silence, not a failure."""
     for samples in (0, 100, 300):
@@ -254,12 +262,12 @@ async def test_stopping_drops_what_is_in_flight(tiny_en: InstalledModel, clips: 
 async def test_a_context_goes_on_after_serialization(engine: Engine, clips: dict[str, Clip]) -> None:
     """A context written to bytes and read back takes its next steps as the original does."""
     clip = clips["1688-142285-0004"]
-    context = DecoderContext(ClientOptions())
+    context = DecoderContext(ClientOptions(hotwords=("Mood Lighting", "Küchenlampe")))
     for end in (1.2, 2.0, 2.8):
         context.append(clip.samples[len(context.audio) : int(end * RATE)])
         await step(engine, context, StepKind.PARTIAL)
     copy = DecoderContext.from_bytes(context.to_bytes())
-    assert copy.committed == context.committed
+    assert copy.committed == context.committed and copy.options == context.options
     results = []
     for each in (context, copy):
         each.append(clip.samples[len(each.audio) :])

@@ -97,7 +97,9 @@ class DecoderContext:
         size = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + size])["__metadata__"]
         audio = load_tensors(data)["audio"]
-        return cls(ClientOptions(**json.loads(header["options"])), audio, **json.loads(header["state"]))
+        options = json.loads(header["options"])
+        options["hotwords"] = tuple(options["hotwords"])
+        return cls(ClientOptions(**options), audio, **json.loads(header["state"]))
 
 
 class ContextStore:

@@ -191,7 +191,12 @@ class Engine:
             if item is None:
                 return False
             request, reply = item
-            row = self._row(request)
+            try:
+                row = self._row(request)
+            except Exception as err:
+                _LOG.exception("cannot take the request of %s", request.client)
+                reply.resolve(StepFailed(f"the request could not be taken: {type(err).__name__}"))
+                continue
             self._replies[row] = reply
             row.arrival = time.monotonic()
             self._scheduler.add(row)
