@@ -18,7 +18,7 @@ from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncClient
 from wyoming.event import Event
 
-from wyoming_wlk.config import Config, HttpConfig
+from wyoming_wlk.config import Config, DecodingConfig, HttpConfig
 from wyoming_wlk.engine.engine import Engine
 from wyoming_wlk.frontends.gate import Gate
 from wyoming_wlk.frontends.http import HttpServer
@@ -55,8 +55,9 @@ async def serving(
     others: Mapping[str, Engine] = MappingProxyType({}),
     **changes: object,
 ) -> AsyncIterator[Server]:
-    """A server on free ports; `others` can be changed to, `changes` are options of any section, by name."""
-    config = Config(http=HttpConfig(http=Address("127.0.0.1", 0)))
+    """A server on free ports, with greedy finals; `others` can be changed to, `changes` are options of any section, by
+    name."""
+    config = Config(http=HttpConfig(http=Address("127.0.0.1", 0)), decoding=DecodingConfig(beam_size=1))
     for section in ("server", "http", "voice", "limits", "decoding", "programs", "home", "model"):
         known = {name: value for name, value in changes.items() if hasattr(getattr(config, section), name)}
         config = replace(config, **{section: replace(getattr(config, section), **known)})
