@@ -214,6 +214,9 @@ def test_options_that_do_not_go_together() -> None:
     for wrong in (["--slots", "1"], ["--beam-size", "16", "--slots", "15"]):
         with pytest.raises(ConfigError, match="--beam-size .* --slots"):
             parse(*wrong)
+    for twice in (["--program", "a: beam_size=1,a: beam_size=2"], ["--program", "wyoming-wlk: beam_size=1"]):
+        with pytest.raises(ConfigError, match="--program: two programs"):
+            parse(*twice)
     with pytest.raises(ConfigError, match="--compute-type int8"):
         parse("--compute-type", "int8", "--device", "cuda")
 

@@ -180,6 +180,9 @@ class Program:
         return f"{self.name}: " + " ".join(f"{name}={value}" for name, value in self.values)
 
 
+STANDARD = Program("wyoming-wlk")
+"""What the server's own options say."""
+
 _PROGRAM_OPTIONS = ("language", "task", "policy", "frame_threshold", "beam_size", "endpoint")
 
 
@@ -275,9 +278,9 @@ class Config:
     def __post_init__(self) -> None:
         if self.decoding.beam_size > self.model.slots:
             raise ConfigError(f"--beam-size {self.decoding.beam_size} needs at least as many --slots")
-        names = [program.name for program in self.programs.program]
+        names = [program.name for program in (STANDARD, *self.programs.program)]
         if len(set(names)) < len(names):
-            raise ConfigError("--program: two programs have the same name")
+            raise ConfigError(f"--program: two programs have the same name; {STANDARD.name} is the server's own")
         if self.model.compute_type == "int8" and self.model.device == "cuda":
             raise ConfigError("--compute-type int8 runs on the CPU only")
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from wyoming_wlk.config import Config, DecodingConfig, Program, VoiceConfig
+from wyoming_wlk.config import STANDARD, Config, DecodingConfig, Program, VoiceConfig
 from wyoming_wlk.engine.context import ClientOptions, ContextStore, DecoderContext
 from wyoming_wlk.engine.statistics import SessionStatistics
 from wyoming_wlk.errors import BusyError
@@ -22,9 +22,6 @@ from wyoming_wlk.session import GULP_SECONDS, Session
 from wyoming_wlk.utterance import Utterance, UtteranceSettings
 from wyoming_wlk.vad import VadSettings
 from wyoming_wlk.vocabulary import Vocabulary
-
-STANDARD = Program("wyoming-wlk")
-"""What the server's own options say."""
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ from wyoming.vad import VoiceStarted, VoiceStopped
 
 from wyoming_wlk import __version__
 from wyoming_wlk.audio.pcm import PcmDecoder
-from wyoming_wlk.config import Program
+from wyoming_wlk.config import STANDARD, Program
 from wyoming_wlk.engine.context import ClientOptions
 from wyoming_wlk.errors import AudioError, ClientTimeoutError, ProtocolError, RequestError, WlkError
 from wyoming_wlk.events import Event, Finished, SpeechStarted, SpeechStopped, TextUpdate
 from wyoming_wlk.frontends.framing import FrameReader, encode
 from wyoming_wlk.languages import normalize_language
-from wyoming_wlk.services import STANDARD, Pace, Services
+from wyoming_wlk.services import Pace, Services
 from wyoming_wlk.session import Session
 
 _LOG = logging.getLogger(__name__)
