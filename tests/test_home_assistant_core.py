@@ -20,6 +20,7 @@ from serving import serving
 from test_discovery import namespace
 
 from wyoming_wlk.engine.engine import Engine
+from wyoming_wlk.home_assistant import follow_names, websocket_address
 from wyoming_wlk.models import InstalledModel
 from wyoming_wlk.vad import SileroVad
 
@@ -38,6 +39,9 @@ light:
         value_template: "{{ is_state('input_boolean.switch', 'on') }}"
         turn_on: {service: input_boolean.turn_on, target: {entity_id: input_boolean.switch}}
         turn_off: {service: input_boolean.turn_off, target: {entity_id: input_boolean.switch}}
+scene:
+  - name: Mood Lighting
+    entities: {input_boolean.switch: "on"}
 """
 CHUNK = 2560  # 0.08 s
 SECOND_OF_SILENCE = bytes(2 * 16000)
@@ -74,27 +78,29 @@ async def satellite(home: Core, handler: int, pcm: bytes) -> AsyncIterator[None]
         speaking.cancel()
 
 
+async def command(home: Core, assistant: str, pcm: bytes) -> dict[str, Any]:
+    """Speaks to an assistant; returns what it tells, by the type of event, in the order of their coming."""
+    events = await home.subscribe(
+        "assist_pipeline/run", start_stage="stt", end_stage="intent", input={"sample_rate": 16000}, pipeline=assistant
+    )
+    seen: dict[str, Any] = {}
+    async with asyncio.timeout(30):
+        started = await events.get()
+        handler = started["data"]["runner_data"]["stt_binary_handler_id"]
+        async with satellite(home, handler, pcm + 10 * SECOND_OF_SILENCE):
+            while "run-end" not in seen:
+                event = await events.get()
+                seen[event["type"]] = event["data"]
+    return seen
+
+
 async def test_a_spoken_command(tmp_path: Path, engine: Engine, vad: SileroVad, clips: dict[str, Clip]) -> None:
     """The server is added by its address, the end of speech is Home Assistant's, and the lamp goes on."""
     async with serving(engine, vad) as server, home_assistant.core(tmp_path, HOUSE) as home:
         assert (await add_server(home, server.port))["title"] == "wyoming-wlk"
         assistant = await add_assistant(home, "stt.wyoming_wlk")
         assert await home.state("light.lamp") == "off"
-        events = await home.subscribe(
-            "assist_pipeline/run",
-            start_stage="stt",
-            end_stage="intent",
-            input={"sample_rate": 16000},
-            pipeline=assistant,
-        )
-        seen: dict[str, Any] = {}
-        async with asyncio.timeout(30):
-            started = await events.get()
-            handler = started["data"]["runner_data"]["stt_binary_handler_id"]
-            async with satellite(home, handler, clips["turn_on_the_lamp"].pcm + 10 * SECOND_OF_SILENCE):
-                while "run-end" not in seen:
-                    event = await events.get()
-                    seen[event["type"]] = event["data"]
+        seen = await command(home, assistant, clips["turn_on_the_lamp"].pcm)
         assert [*seen] == [
             "stt-start",
             "stt-vad-start",
@@ -106,6 +112,26 @@ async def test_a_spoken_command(tmp_path: Path, engine: Engine, vad: SileroVad, 
         ]
         assert "lamp" in seen["stt-end"]["stt_output"]["text"].lower()
         assert seen["intent-end"]["intent_output"]["response"]["response_type"] == "action_done"
+        assert await home.state("light.lamp") == "on"
+
+
+async def test_a_name_of_the_home(tmp_path: Path, engine: Engine, vad: SileroVad, clips: dict[str, Clip]) -> None:
+    """A scene whose name the model does not know is switched once the server knows what the home is called."""
+    clip = clips["activate_Mood_Lighting"].pcm
+    async with serving(engine, vad) as server, home_assistant.core(tmp_path, HOUSE) as home:
+        await add_server(home, server.port)
+        assistant = await add_assistant(home, "stt.wyoming_wlk")
+        seen = await command(home, assistant, clip)
+        assert seen["intent-end"]["intent_output"]["response"]["response_type"] == "error"
+        learning = asyncio.create_task(
+            follow_names(websocket_address(home.url), home.token, server.services.home.learn)
+        )
+        async with asyncio.timeout(30):
+            while "Mood Lighting" not in server.services.home.expected("en"):
+                await asyncio.sleep(0.05)
+        seen = await command(home, assistant, clip)
+        learning.cancel()
+        assert seen["intent-end"]["intent_output"]["response"]["response_type"] == "action_done", seen
         assert await home.state("light.lamp") == "on"
 
 
