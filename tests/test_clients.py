@@ -84,6 +84,9 @@ async def test_transcribe_by_a_server(engine: Engine, vad: SileroVad) -> None:
         text = await command(*call, "--token", "secret")
         form = await command(*call, "--format", "json", WLK_TOKEN="secret")
         refused = await command(*call, LAMP.parent / "missing.flac")
+        scene = [*call[:-1], LAMP.parent / "activate_Mood_Lighting.flac", "--token", "secret"]
+        names = await command(*scene, "--hotwords", "Lamp,Mood Lighting")
+    assert names[0] == 0 and "mood lighting" in names[1].lower()
     assert text == (0, "Turn on the lamp.\n", "")
     found = json.loads(form[1])
     assert form[0] == 0 and found["text"] == "Turn on the lamp." and found["words"][0]["word"] == "Turn"

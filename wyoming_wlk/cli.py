@@ -88,7 +88,7 @@ def _add_clients(commands: argparse._SubParsersAction[_Parser]) -> None:
     transcribe.add_argument("--server", metavar="URL", help="of a server that does the work: http://HOST:10380")
     add_arguments(transcribe, {"http": config.HttpConfig}, only=("token",))
     own = {"decoding": config.DecodingConfig, "model": config.ModelConfig}
-    chosen = ("language", "task", "prompt", "beam_size", "model", "device", "compute_type", "threads")
+    chosen = ("language", "task", "prompt", "hotwords", "beam_size", "model", "device", "compute_type", "threads")
     add_arguments(transcribe, own, only=(*chosen, "data_dir", "offline"))
     transcribe.set_defaults(run=_transcribe)
 
@@ -100,7 +100,7 @@ def _add_clients(commands: argparse._SubParsersAction[_Parser]) -> None:
     listen.add_argument("--server", metavar="URL", default="ws://127.0.0.1:10380", help="[ws://127.0.0.1:10380]")
     listen.add_argument("--source", choices=("mic", "system", "both"), default="mic", help="what to listen to [mic]")
     add_arguments(listen, {"http": config.HttpConfig}, only=("token",))
-    add_arguments(listen, own, only=("language", "task", "prompt"))
+    add_arguments(listen, own, only=("language", "task", "prompt", "hotwords"))
     listen.set_defaults(run=_listen)
 
     health = commands.add_parser(

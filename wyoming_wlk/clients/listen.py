@@ -75,6 +75,7 @@ class Listener:
             "task": decoding.task,
             "language": decoding.language,
             "prompt": decoding.prompt,
+            "hotwords": ",".join(decoding.hotwords),
         }
         self._tape = Tape(_KEPT_SECONDS * source.rate)
         self._sent = 0

@@ -138,6 +138,8 @@ class _ServerClient:
             self._fields["language"] = decoding.language
         if decoding.prompt:
             self._fields["prompt"] = decoding.prompt
+        if decoding.hotwords:
+            self._fields["keywords"] = ",".join(decoding.hotwords)
 
     async def hear(self, file: Path) -> str:
         form = aiohttp.FormData(self._fields)
