@@ -169,6 +169,7 @@ class Engine:
             self._ended = error
         for reply in [*self._replies.values(), *self._unread()]:
             reply.resolve(error)
+        self._runner.unload()  # sessions that have ended may hold this engine for long, as may connections hold them
 
     def _unread(self) -> list[_Reply]:
         """Who still waits in the inbox."""

@@ -71,6 +71,13 @@ class Runner:
         model = Whisper(checkpoint, Precision.choose(settings.compute_type, device), device)
         return cls(model, Tokenizer(tokenizer_file, checkpoint.dims.n_vocab), settings.slots)
 
+    def unload(self) -> None:
+        """Frees the device and the memory, whoever still holds the runner; nothing can be run any more."""
+        del self._model, self._cache, self._mel, self._windows, self._suppress, self._at_start
+        release_memory()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     # --- slots --------------------------------------------------------------------------------------------------------
 
     @property
