@@ -60,6 +60,13 @@ class NameTree:
         begin = dict.fromkeys(self._root.children, _BEGIN_ALONE if alone else _BEGIN)
         return begin | {token: _GO_ON for node in match.nodes for token in node.children}
 
+    def match(self, tokens: Sequence[int]) -> Match:
+        """The match of a hypothesis."""
+        match = Match()
+        for token in tokens:
+            match = self.step(match, token)
+        return match
+
     def step(self, match: Match, token: int) -> Match:
         """The match after one more token of the hypothesis."""
         nodes = [node.children[token] for node in match.nodes if token in node.children]
@@ -93,11 +100,13 @@ class NameTrees:
     def _spellings(self, names: tuple[str, ...]) -> list[list[int]]:
         spellings: list[list[int]] = []
         room = _MAX_TOKENS
-        for name in names:
+        for name in (" ".join(name.split()) for name in names):
+            if not any(map(str.isalnum, name)):  # a bonus for blanks and commas would fall on all speech
+                continue
             for form in dict.fromkeys((name, name.lower(), name.capitalize(), name.title())):
                 tokens = self._tokenizer.encode(" " + form)
-                spellings.append(tokens)
                 room -= len(tokens)
-            if room <= 0:
-                break
+                if room < 0:
+                    return spellings
+                spellings.append(tokens)
         return spellings

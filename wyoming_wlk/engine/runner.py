@@ -250,7 +250,7 @@ class Runner:
             full = len(beam.tokens) >= row.token_limit or len(row.prefix) + len(beam.tokens) >= self._context_limit
             looped = self._looped(row, beam)
             if looped or full:
-                row.finished.append(beam.shortened(looped))
+                row.finished.append(beam.shortened(looped, row.names))
             else:
                 row.beams.append(beam)
 
