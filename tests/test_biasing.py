@@ -1,10 +1,12 @@
-"""Names in a prefix tree: what they are worth to a hypothesis, token by token. No model."""
+"""Names in a prefix tree: what they are worth to a hypothesis, token by token. No model but its vocabulary."""
 
 from __future__ import annotations
 
 from wyoming_wlk.engine import biasing
 from wyoming_wlk.engine.biasing import Match, NameTree
 from wyoming_wlk.engine.hypothesis import Beam
+from wyoming_wlk.engine.tokenizer import Tokenizer
+from wyoming_wlk.models import InstalledModel
 
 PARTY, TIME, LAMP, SHADE, OTHER = 1, 2, 3, 4, 5
 TREE = NameTree([[PARTY, TIME], [LAMP], [LAMP, SHADE]])
@@ -87,6 +89,15 @@ def test_names_that_are_none() -> None:
     assert not trees.tree(("", " ", "\0", ",", "...", "\u200f"))
     tree = trees.tree(("", "  Mood\n Lighting\t"))
     assert after(*map(ord, " Mood Lighting"), tree=tree).earned > 0
+
+
+def test_words_of_all_speech(tiny_en: InstalledModel, base: InstalledModel) -> None:
+    """The commonest words are no names, in whatever case; other words are, and names that hold common words."""
+    for model, size in ((tiny_en, 51864), (base, 51865)):
+        trees = biasing.NameTrees(Tokenizer(model.tokenizer, size))
+        assert not trees.tree(("the", "The", "A", "On", "is", "TO", "and", "it"))
+        for name in ("Light", "Office", "TV", "Lamp", "The Lamp", "Is It On", "Küche"):
+            assert trees.tree((name,)), name
 
 
 def test_what_is_cut_off_earns_nothing() -> None:
