@@ -148,7 +148,7 @@ async def test_streams_end_when_the_server_stops(engine: Engine, vad: SileroVad,
         async with session.ws_connect(url) as socket:
             await socket.send_bytes(clips[CLIP].pcm)
             text = (await socket.receive_json(timeout=30))["text"]
-            stopping = asyncio.create_task(server.http.stop(5.0))
+            stopping = asyncio.create_task(server.http.stop(20.0))
             async for message in socket:
                 text += message.json()["text"]
             await stopping
