@@ -230,6 +230,20 @@ async def test_a_home_that_refuses_for_good(caplog: pytest.LogCaptureFixture, mo
     assert len([record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]) == 1
 
 
+async def test_no_news(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that are read again and are the same as before are no line in the log."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(ours, "_REFRESH_SECONDS", 0.01)
+
+    async def handle(socket: web.WebSocketResponse) -> None:
+        await welcome(socket)
+        await obey(socket)
+
+    async with pretending(handle) as url, following(url, "token") as (notes, _):
+        await notes.until(lambda: notes.times > 2)
+    assert caplog.text.count("names of the home are expected") == 1
+
+
 async def test_changes_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A home that is never quiet is read now and then all the same."""
     monkeypatch.setattr(ours, "_SETTLE_AT_MOST_SECONDS", 0.5, raising=False)

@@ -60,6 +60,7 @@ async def follow_names(url: str, token: str, learn: Learn) -> None:
     Returns where Home Assistant refuses the token: asking again would only lock it.
     """
     failures = 0
+    told: tuple[list[str], list[str]] | None = None
     while True:
         try:
             async with (
@@ -71,9 +72,10 @@ async def follow_names(url: str, token: str, learn: Learn) -> None:
                 async for names, languages in connection.names():
                     failures = 0  # only now: one that takes the token may refuse all the rest
                     learn(names, languages)
-                    _LOG.info(
-                        "expecting %d names of the home, in %s", len(names), ", ".join(languages) or "any language"
-                    )
+                    if (names, languages) != told:
+                        spoken = ", ".join(languages) or "any language"
+                        _LOG.info("%d names of the home are expected, in %s", len(names), spoken)
+                    told = names, languages
         except AccessError as err:
             _LOG.error("cannot learn the names of the home: %s", err)
             return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ class Runner:
     def unload(self) -> None:
         """Frees the device and the memory, whoever still holds the runner; nothing can be run any more."""
         del self._model, self._cache, self._mel, self._windows, self._suppress, self._at_start
+        gc.collect()  # loading leaves some cycles behind
         release_memory()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
