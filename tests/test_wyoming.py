@@ -19,7 +19,7 @@ from wyoming.ping import Ping
 
 from wyoming_wlk.config import ProgramsConfig
 from wyoming_wlk.engine.engine import Engine
-from wyoming_wlk.frontends.wyoming import describe
+from wyoming_wlk.frontends.messages import describe
 from wyoming_wlk.options import parse_option
 from wyoming_wlk.vad import SileroVad
 
