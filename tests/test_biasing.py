@@ -87,6 +87,7 @@ def test_names_that_are_none() -> None:
     """Blanks and marks are in all speech: nobody expects them. Blanks around and within a name are one at most."""
     trees = biasing.NameTrees(Letters())  # type: ignore[arg-type]
     assert not trees.tree(("", " ", "\0", ",", "...", "\u200f"))
+    assert trees.tree(("",)) is trees.tree(("",))  # looked at once, not at every step
     tree = trees.tree(("", "  Mood\n Lighting\t"))
     assert after(*map(ord, " Mood Lighting"), tree=tree).earned > 0
 

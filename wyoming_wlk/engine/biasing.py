@@ -94,7 +94,9 @@ class NameTrees:
 
     def tree(self, names: tuple[str, ...]) -> NameTree:
         """`names`: those that matter most come first."""
-        tree = self._trees.pop(names, None) or NameTree(self._spellings(names))
+        tree = self._trees.pop(names, None)
+        if tree is None:  # an empty one is kept, too: its names would be looked at again at every step
+            tree = NameTree(self._spellings(names))
         self._trees[names] = tree  # dicts keep their order: the first is the one unused for longest
         if len(self._trees) > _KEPT_TREES:
             del self._trees[next(iter(self._trees))]
