@@ -36,21 +36,17 @@ class ModelHost:
     def __init__(self, config: Config, info: ModelInfo, load: Load) -> None:
         """`info` is what `load` is expected to bring."""
         self.info = info
+        self.ready = False
+        """Whether clients are served: once the model was loaded. Where it sleeps, the first of them wakes it."""
         self._config, self._load = config, load
         self._loading: asyncio.Task[None] | None = None
         self._speech: Speech | None = None
-        self._asleep = False
         self._last_used = 0.0
 
     @property
     def speech(self) -> Speech | None:
         """What new sessions run on, while it is loaded."""
         return self._speech
-
-    @property
-    def ready(self) -> bool:
-        """Whether clients are served: with the model loaded, or asleep and loaded by the first of them."""
-        return self._speech is not None or self._asleep
 
     async def borrow(self) -> Speech:
         """The model for a new session; waits while it is being loaded. Raises `ModelError` where that fails.
@@ -67,6 +63,7 @@ class ModelHost:
 
     async def _wake(self) -> None:
         self._speech, self.info = await self._load(self._config)
+        self.ready = True
         self._last_used = asyncio.get_running_loop().time()
 
     def _loaded(self, loading: asyncio.Task[None]) -> None:
@@ -113,7 +110,7 @@ class ModelHost:
             await asyncio.sleep(min(1.0, seconds / 4))  # nobody tells when the last user leaves
 
     async def _sleep(self, speech: Speech) -> None:
-        self._speech, self._asleep = None, True
+        self._speech = None
         await asyncio.to_thread(speech.engine.stop)
         _LOG.info("nobody speaks: the model has left the memory until somebody does")
 
