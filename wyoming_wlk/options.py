@@ -19,6 +19,7 @@ from wyoming_wlk.errors import ConfigError, RequestError
 from wyoming_wlk.languages import normalize_language
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -41,27 +42,11 @@ def text(value: str) -> str:
 
 
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:
-    def parse(value: str) -> int:
-        try:
-            number = int(value)
-        except ValueError:
-            raise ValueError("must be a whole number") from None
-        _check_range(number, low, high)
-        return number
-
-    return parse
+    return _number(int, "a whole number", low, high)
 
 
 def decimal(low: float, high: float | None = None) -> Callable[[str], float]:
-    def parse(value: str) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            raise ValueError("must be a number") from None
-        _check_range(number, low, high)
-        return number
-
-    return parse
+    return _number(float, "a number", low, high)
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
@@ -146,9 +131,17 @@ def folder(value: str) -> Path:
         raise ValueError(str(err)) from err
 
 
-def _check_range(number: float, low: float, high: float | None) -> None:
-    if not number >= low or (high is not None and number > high):
-        raise ValueError(f"must be at least {low}" if high is None else f"must be from {low} to {high}")
+def _number(kind: Callable[[str], N], what: str, low: float, high: float | None) -> Callable[[str], N]:
+    def parse(value: str) -> N:
+        try:
+            number = kind(value)
+        except ValueError:
+            raise ValueError(f"must be {what}") from None
+        if not number >= low or (high is not None and number > high):
+            raise ValueError(f"must be at least {low}" if high is None else f"must be from {low} to {high}")
+        return number
+
+    return parse
 
 
 # --- declarations -----------------------------------------------------------------------------------------------------
