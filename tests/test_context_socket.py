@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import Clip
 from serving import Server, all_messages, serving
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from wyoming_wlk.engine.engine import Engine
@@ -139,15 +139,20 @@ async def test_a_client_that_comes_back_goes_on(server: Server, clips: dict[str,
     assert len(text.split()) == pytest.approx(2 * len(clips[CLIP].text.split()), abs=6)
 
 
+async def say_and_vanish(socket: ClientConnection, samples: np.ndarray) -> None:
+    """Speaks, waits for the first committed words, and loses the connection."""
+    await socket.send(pcm(samples))
+    await socket.send(json.dumps({"type": "flush"}))
+    while not committed([json.loads(await asyncio.wait_for(socket.recv(), 30))]):
+        pass
+    socket.transport.abort()
+
+
 async def test_missed_updates_are_replayed(server: Server, clips: dict[str, Clip]) -> None:
     """What was said while the client was away is told when it comes back, from where it asks."""
     async with connect(url(server, format="updates", encoding="s16le")) as socket:
         hello = json.loads(await socket.recv())
-        await socket.send(pcm(clips[CLIP].samples))
-        await socket.send(json.dumps({"type": "flush"}))
-        while not committed([json.loads(await asyncio.wait_for(socket.recv(), 30))]):
-            pass
-        socket.transport.abort()
+        await say_and_vanish(socket, clips[CLIP].samples)
     again = url(server, format="updates", encoding="s16le", secret=hello["secret"], resume_from=0)
     async with connect(again) as socket:
         await socket.send(json.dumps({"type": "stop"}))
@@ -183,11 +188,7 @@ async def test_strangers_get_nothing(server: Server, clips: dict[str, Clip], sec
     """Who does not know the secret begins anew under a name that somebody left, and sees nothing of what was said."""
     async with connect(url(server, format="updates", encoding="s16le")) as socket:
         hello = json.loads(await socket.recv())
-        await socket.send(pcm(clips[CLIP].samples))
-        await socket.send(json.dumps({"type": "flush"}))
-        while not committed([json.loads(await asyncio.wait_for(socket.recv(), 30))]):
-            pass
-        socket.transport.abort()
+        await say_and_vanish(socket, clips[CLIP].samples)
     stranger = url(server, format="updates", resume_from=0, **({"secret": secret} if secret else {}))
     async with connect(stranger) as socket:
         assert not json.loads(await socket.recv())["resumed"]
