@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import os
 import sys
 import wave
 
@@ -24,8 +25,8 @@ async def speak(client: AsyncClient, path: str) -> None:
 
 
 async def main(path: str, uri: str = "tcp://127.0.0.1:10300") -> None:
-    async with AsyncClient.from_uri(uri) as client:
-        speaking = asyncio.create_task(speak(client, path))
+    async with AsyncClient.from_uri(uri) as client, asyncio.TaskGroup() as tasks:
+        tasks.create_task(speak(client, path))
         while (event := await client.read_event()) is not None:
             if TranscriptChunk.is_type(event.type):
                 print(TranscriptChunk.from_event(event).text, end="", flush=True)
@@ -34,7 +35,8 @@ async def main(path: str, uri: str = "tcp://127.0.0.1:10300") -> None:
                 break
             elif event.type == "error":
                 sys.exit(f"\n{event.data['text']}")
-        await speaking
 
 
+if len(sys.argv) < 2 or not os.path.isfile(sys.argv[1]):
+    sys.exit(__doc__)
 asyncio.run(main(*sys.argv[1:]))

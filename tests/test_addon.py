@@ -135,6 +135,7 @@ def test_environment(tmp_path: Path) -> None:
         (None, "the add-on's options cannot be read from .*: .*No such file"),
         ("{", "the add-on's options cannot be read from"),
         ("[]", "are no JSON object"),
+        ("[" * 100_000, "cannot be read from"),
         ('{"colour": "green"}', "add-on option colour: there is no such option"),
         ('{"language": "klingon"}', "add-on option language: 'klingon' is wrong: "),
         ('{"policy": ["alignatt"]}', "add-on option policy: must be text"),

@@ -1,9 +1,12 @@
-"""Names in a prefix tree: what they are worth to a hypothesis, token by token. No model."""
+"""Names in a prefix tree: what they are worth to a hypothesis, token by token. No model but its vocabulary."""
 
 from __future__ import annotations
 
 from wyoming_wlk.engine import biasing
 from wyoming_wlk.engine.biasing import Match, NameTree
+from wyoming_wlk.engine.hypothesis import Beam
+from wyoming_wlk.engine.tokenizer import Tokenizer
+from wyoming_wlk.models import InstalledModel
 
 PARTY, TIME, LAMP, SHADE, OTHER = 1, 2, 3, 4, 5
 TREE = NameTree([[PARTY, TIME], [LAMP], [LAMP, SHADE]])
@@ -12,10 +15,7 @@ GO_ON = TREE.bonuses(TREE.step(Match(), PARTY), alone=False)[TIME]
 
 
 def after(*tokens: int, tree: NameTree = TREE) -> Match:
-    match = Match()
-    for token in tokens:
-        match = tree.step(match, token)
-    return match
+    return tree.match(tokens)
 
 
 def test_a_name_earns_its_bonus_when_it_is_complete() -> None:
@@ -80,3 +80,27 @@ def test_a_very_long_list_is_cut_at_its_end() -> None:
     tree = biasing.NameTrees(Letters()).tree(names)  # type: ignore[arg-type]
     assert after(*map(ord, " Lamp number 0"), tree=tree).earned > 0
     assert after(*map(ord, " Lamp number 4999"), tree=tree).pending == 0
+    assert not biasing.NameTrees(Letters()).tree(("x" * 10_000,))  # type: ignore[arg-type]
+
+
+def test_names_that_are_none() -> None:
+    """Blanks and marks are in all speech: nobody expects them. Blanks around and within a name are one at most."""
+    trees = biasing.NameTrees(Letters())  # type: ignore[arg-type]
+    assert not trees.tree(("", " ", "\0", ",", "...", "\u200f"))
+    tree = trees.tree(("", "  Mood\n Lighting\t"))
+    assert after(*map(ord, " Mood Lighting"), tree=tree).earned > 0
+
+
+def test_words_of_all_speech(tiny_en: InstalledModel, base: InstalledModel) -> None:
+    """The commonest words are no names, in whatever case; other words are, and names that hold common words."""
+    for model, size in ((tiny_en, 51864), (base, 51865)):
+        trees = biasing.NameTrees(Tokenizer(model.tokenizer, size))
+        assert not trees.tree(("the", "The", "A", "On", "is", "TO", "and", "it"))
+        for name in ("Light", "Office", "TV", "Lamp", "The Lamp", "Is It On", "Küche"):
+            assert trees.tree((name,)), name
+
+
+def test_what_is_cut_off_earns_nothing() -> None:
+    """A name that the model says over and over is worth what is left of it."""
+    beam = Beam(0, [LAMP] * 6, [-0.1] * 6, match=after(*[LAMP] * 6))
+    assert beam.shortened(5, TREE).match == after(LAMP)

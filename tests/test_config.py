@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from wyoming_wlk.config import SECTIONS, Config, Program, load
+from wyoming_wlk.config import SECTIONS, Config, Program, ProgramsConfig, load
 from wyoming_wlk.errors import ConfigError
-from wyoming_wlk.options import Address, Option, add_arguments, options, shown
+from wyoming_wlk.options import Address, Option, add_arguments, options, parse_option, shown
 
 OPTIONS = [(section, name, declared) for section, cls in SECTIONS.items() for name, declared in options(cls)]
 NAMES = [name for _, name, _ in OPTIONS]
@@ -85,7 +85,7 @@ WRONG = {
     "no_speech": ("0", "601"),
     "unload_after": ("0", "soon"),
     "program": ("fast", ": beam_size=1", "a: beams=1", "a: beam_size=many", "a: beam_size"),
-    "home_assistant": ("homeassistant.local", "ftp://x", "auto"),
+    "home_assistant": ("homeassistant.local", "ftp://x", "auto", "http://", "http://[x", "http://x:port", "http://x:0"),
     "max_clients": ("0",),
     "idle_timeout": ("0", "-inf"),
     "log_level": ("loud",),
@@ -206,6 +206,12 @@ def test_repeated_flags() -> None:
     assert config.server.uri == ("tcp://[::1]:1", "unix:///a", "stdio://")
     assert [str(network) for network in config.server.allow] == ["10.0.0.0/8", "::/0"]
     assert parse("--slots", "7", "--slots", "9").model.slots == 9
+
+
+def test_a_program_is_shown_as_it_is_written() -> None:
+    """Also where its values are no text."""
+    written = "steady: language=de beam_size=1 endpoint=off"
+    assert str(parse_option(ProgramsConfig, "program", written)[0]) == written
 
 
 def test_options_that_do_not_go_together() -> None:

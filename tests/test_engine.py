@@ -250,13 +250,15 @@ async def test_cancelled_steps_are_dropped(engine: Engine, clips: dict[str, Clip
 
 
 async def test_stopping_drops_what_is_in_flight(tiny_en: InstalledModel, clips: dict[str, Clip]) -> None:
-    """Nobody waits for ever on an engine that was stopped."""
+    """Nobody waits for ever on an engine that was stopped; whoever asks again gets an error, and no reason to go on."""
     engine = start_engine(tiny_en)
     task = asyncio.create_task(step(engine, context_of(clips["1688-142285-0001"].samples), StepKind.FINAL))
     await asyncio.sleep(0.01)
     await asyncio.to_thread(engine.stop)
     with pytest.raises(StepDropped):
         await asyncio.wait_for(task, 5)
+    with pytest.raises(StepFailed, match="left the memory"):
+        await step(engine, context_of(clips["1688-142285-0001"].samples), StepKind.FINAL)
 
 
 async def test_a_context_goes_on_after_serialization(engine: Engine, clips: dict[str, Clip]) -> None:

@@ -203,6 +203,67 @@ async def test_a_home_that_comes_back(nonsense: str) -> None:
     assert connections == 3 and notes.names == ["Attic", "Loft", "Lamp"]
 
 
+async def test_a_home_that_refuses_for_good(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes the token and answers nothing else, or with nonsense, is asked ever less often, and the log has it
+    once."""
+    monkeypatch.setattr(ours, "_RETRY_SECONDS", (0.0, 0.0, 0.0, 60.0))
+    connections = 0
+    tried = asyncio.Event()
+
+    async def handle(socket: web.WebSocketResponse) -> None:
+        nonlocal connections
+        connections += 1
+        await welcome(socket)
+        async for message in socket:
+            command = json.loads(message.data)
+            answer = {"id": command["id"], "type": "result", "success": True, "result": None}
+            if command["type"] == "homeassistant/expose_entity/list":
+                answer |= {"result": {"exposed_entities": []}} if connections % 2 else {"success": False}
+                if connections == 4:
+                    tried.set()
+            await socket.send_json(answer)
+
+    async with pretending(handle) as url, following(url, "token") as (notes, _):
+        await asyncio.wait_for(tried.wait(), 20)
+        await asyncio.sleep(0.5)
+    assert connections == 4 and notes.times == 0
+    assert len([record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]) == 1
+
+
+async def test_no_news(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that are read again and are the same as before are no line in the log."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(ours, "_REFRESH_SECONDS", 0.01)
+
+    async def handle(socket: web.WebSocketResponse) -> None:
+        await welcome(socket)
+        await obey(socket)
+
+    async with pretending(handle) as url, following(url, "token") as (notes, _):
+        await notes.until(lambda: notes.times > 2)
+    assert caplog.text.count("names of the home are expected") == 1
+
+
+async def test_changes_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home that is never quiet is read now and then all the same."""
+    monkeypatch.setattr(ours, "_SETTLE_AT_MOST_SECONDS", 0.5, raising=False)
+
+    async def handle(socket: web.WebSocketResponse) -> None:
+        await welcome(socket)
+
+        async def flap() -> None:
+            while True:
+                await socket.send_json({"type": "event"})
+                await asyncio.sleep(0.02)
+
+        flapping = asyncio.create_task(flap())
+        await obey(socket)
+        flapping.cancel()
+
+    async with pretending(handle) as url, following(url, "token") as (notes, _):
+        await notes.until(lambda: notes.times > 2)
+
+
 @pytest.mark.parametrize(
     ("url", "address"),
     [

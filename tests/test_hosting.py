@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -16,7 +17,9 @@ from wyoming.client import AsyncClient
 from wyoming.info import Describe
 
 from wyoming_wlk.config import Config, HttpConfig, ModelConfig
+from wyoming_wlk.engine.context import ClientOptions
 from wyoming_wlk.engine.engine import Engine
+from wyoming_wlk.engine.model import Whisper
 from wyoming_wlk.errors import ModelError, RequestError
 from wyoming_wlk.frontends.gate import Gate
 from wyoming_wlk.frontends.listeners import Listeners
@@ -32,6 +35,9 @@ class Fake:
 
     def __init__(self) -> None:
         self.running = True
+
+    def check(self, options: ClientOptions) -> None:
+        """Serves everybody."""
 
     def stop(self) -> None:
         self.running = False
@@ -132,6 +138,97 @@ async def test_sleep_and_wake() -> None:
     sleeping.cancel()
 
 
+async def test_a_model_that_has_just_been_used_stays() -> None:
+    """The time without clients counts from the end of the last one, and from the end of the loading."""
+    shelf, loop = Shelf(), asyncio.get_running_loop()
+    model = host(shelf)
+
+    async def awake() -> float:
+        began = loop.time()
+        while model.speech is not None:
+            await asyncio.sleep(0.01)
+        return loop.time() - began
+
+    speech = await model.borrow()
+    speech.enter()
+    sleeping = asyncio.create_task(model.sleep_when_idle(0.4))
+    await asyncio.sleep(0.7)
+    speech.leave()
+    assert await awake() > 0.25
+    shelf.gate.clear()
+    waking = asyncio.create_task(model.borrow())
+    await asyncio.sleep(0.6)
+    shelf.gate.set()
+    await waking
+    assert await awake() > 0.25
+    sleeping.cancel()
+
+
+async def asleep(shelf: Shelf) -> ModelHost:
+    model = host(shelf)
+    await model.borrow()
+    sleeping = asyncio.create_task(model.sleep_when_idle(0.01))
+    while model.speech is not None:
+        await asyncio.sleep(0.01)
+    sleeping.cancel()
+    shelf.loaded.clear()
+    return model
+
+
+async def test_another_model_instead_of_one_that_sleeps() -> None:
+    """The old one is not loaded for it, and need not be there any more."""
+    shelf = Shelf()
+    model = await asleep(shelf)
+    await model.change(named("two"), lambda speech: None)
+    assert shelf.loaded == ["two"] and (await model.borrow()).engine is shelf.engines[1]
+
+
+async def test_a_change_while_the_old_model_wakes() -> None:
+    """Whoever waits gets a model that runs, and none is left behind running."""
+    shelf = Shelf()
+    model = await asleep(shelf)
+    wake = shelf.gate
+    shelf.gate = asyncio.Event()
+    changing = asyncio.create_task(model.change(named("two"), lambda speech: None))
+    await asyncio.sleep(0.01)
+    change, shelf.gate = shelf.gate, wake
+    wake.clear()
+
+    async def use() -> bool:
+        speech = await model.borrow()
+        speech.enter()
+        await asyncio.sleep(0.01)
+        running = cast(Fake, speech.engine).running
+        speech.leave()
+        return running
+
+    using = asyncio.create_task(use())
+    await asyncio.sleep(0.01)
+    change.set()
+    await asyncio.sleep(0.01)
+    wake.set()
+    await changing
+    assert await using and model.info.name == "two" and model.speech is not None
+    assert [engine for engine in shelf.engines if engine.running] == [model.speech.engine]
+
+
+async def test_a_change_that_nobody_waits_for() -> None:
+    """A model that was being loaded for somebody who has left is still the one that serves."""
+    shelf = Shelf()
+    services = Services(named("one"), ModelInfo("one", ("en",)), shelf.load)
+    await services.host.borrow()
+    shelf.gate.clear()
+    changing = asyncio.create_task(services.change(None, "two"))
+    await asyncio.sleep(0.01)
+    changing.cancel()
+    await asyncio.sleep(0.01)
+    shelf.gate.set()
+    async with asyncio.timeout(5):
+        while services.model.name != "two":
+            await asyncio.sleep(0.01)
+    assert services.config.model.model == "two" and not shelf.engines[0].running
+
+
 async def test_an_end_while_loading() -> None:
     """Who waits is told that it is over."""
     shelf = Shelf()
@@ -167,8 +264,16 @@ async def sleepy(tiny_en: InstalledModel, vad: SileroVad) -> AsyncIterator[tuple
             await services.host.close()
 
 
+def models() -> int:
+    """How many there are in memory."""
+    gc.collect()
+    return sum(type(found) is Whisper for found in gc.get_objects())
+
+
 async def test_a_command_wakes_the_model(tiny_en: InstalledModel, vad: SileroVad, clips: dict[str, Clip]) -> None:
-    """With the real model: describe is answered while it sleeps, and the first audio is heard from its beginning."""
+    """With the real model: describe is answered while it sleeps, and the first audio is heard from its beginning. A
+    client that stays connected does not keep the model in memory."""
+    before = models()
     async with sleepy(tiny_en, vad) as (services, address), AsyncClient.from_uri(address) as client:
         for _ in range(2):
             async with asyncio.timeout(20):
@@ -177,5 +282,8 @@ async def test_a_command_wakes_the_model(tiny_en: InstalledModel, vad: SileroVad
             await client.write_event(Describe().event())
             assert (await answer(client, "info"))[-1].type == "info"
             assert services.host.speech is None
+            async with asyncio.timeout(10):
+                while models() > before:  # the engine's thread ends behind the sleep's beginning
+                    await asyncio.sleep(0.05)
             await say(client, clips["turn_on_the_lamp"].pcm)
             assert "turn on the lamp" in transcript(await answer(client)).lower()

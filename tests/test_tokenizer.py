@@ -40,6 +40,11 @@ def test_text_survives(multilingual: Tokenizer, text: str) -> None:
     assert multilingual.decode(multilingual.encode(text)) == text
 
 
+def test_half_a_character(multilingual: Tokenizer) -> None:
+    """It is no reason to refuse the rest of a name or prompt."""
+    assert multilingual.decode(multilingual.encode(" la\ud800mp")) == " la?mp"
+
+
 @pytest.mark.parametrize(
     ("text", "language", "words"),
     [

@@ -19,7 +19,7 @@ from wyoming.ping import Ping
 
 from wyoming_wlk.config import ProgramsConfig
 from wyoming_wlk.engine.engine import Engine
-from wyoming_wlk.frontends.wyoming import describe
+from wyoming_wlk.frontends.messages import describe
 from wyoming_wlk.options import parse_option
 from wyoming_wlk.vad import SileroVad
 
@@ -274,7 +274,7 @@ async def test_stopping_finishes_turns_in_flight(engine: Engine, vad: SileroVad,
     async with serving(engine, vad) as server, AsyncClient.from_uri(server.uri) as client:
         await say(client, clips["turn_on_the_lamp"].pcm, stop=False)
         await asyncio.sleep(0.3)
-        stopping = asyncio.create_task(server.listeners.stop(2.0))
+        stopping = asyncio.create_task(server.listeners.stop(20.0))
         assert "lamp" in transcript(await answer(client))
         await stopping
         assert await client.read_event() is None

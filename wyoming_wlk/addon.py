@@ -64,7 +64,7 @@ def _text(name: str, value: object) -> str:
 def _read(file: Path) -> dict[str, object]:
     try:
         options = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise ConfigError(f"the add-on's options cannot be read from {file}: {err}") from err
     if not isinstance(options, dict):
         raise ConfigError(f"the add-on's options in {file} are no JSON object")

@@ -31,6 +31,7 @@ from wyoming_wlk.options import (
     options,
     service_name,
     several,
+    shown,
     text,
     uri,
     whole,
@@ -177,7 +178,7 @@ class Program:
         return {name: value for name, value in self.values if name in names}
 
     def __str__(self) -> str:
-        return f"{self.name}: " + " ".join(f"{name}={value}" for name, value in self.values)
+        return f"{self.name}: " + " ".join(f"{name}={shown(value)}" for name, value in self.values)
 
 
 STANDARD = Program("wyoming-wlk")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -25,6 +25,8 @@ SUPERVISOR = "ws://supervisor/core/websocket"
 _CHANGES = ("entity_registry_updated", "device_registry_updated", "area_registry_updated", "floor_registry_updated")
 _SETTLE_SECONDS = 2.0
 """Changes come in swarms: this long after the last one the names are read again."""
+
+_SETTLE_AT_MOST_SECONDS = 30.0
 
 _REFRESH_SECONDS = 600.0
 """Not every change is told of: what is exposed to voice assistants may change without."""
@@ -58,6 +60,7 @@ async def follow_names(url: str, token: str, learn: Learn) -> None:
     Returns where Home Assistant refuses the token: asking again would only lock it.
     """
     failures = 0
+    told: tuple[list[str], list[str]] | None = None
     while True:
         try:
             async with (
@@ -66,16 +69,21 @@ async def follow_names(url: str, token: str, learn: Learn) -> None:
             ):
                 connection = _Connection(socket)
                 await connection.authenticate(token)
-                failures = 0
-                await connection.follow(learn)
+                async for names, languages in connection.names():
+                    failures = 0  # only now: one that takes the token may refuse all the rest
+                    learn(names, languages)
+                    if (names, languages) != told:
+                        spoken = ", ".join(languages) or "any language"
+                        _LOG.info("%d names of the home are expected, in %s", len(names), spoken)
+                    told = names, languages
         except AccessError as err:
             _LOG.error("cannot learn the names of the home: %s", err)
             return
-        except (HomeError, aiohttp.ClientError, OSError) as err:
+        except Exception as err:  # whatever Home Assistant may answer one day
             level = logging.DEBUG if failures else logging.WARNING
-            _LOG.log(level, "cannot learn the names of the home now: %s", err or type(err).__name__)
-        except Exception:
-            _LOG.exception("cannot read the names of the home")
+            known = isinstance(err, HomeError | aiohttp.ClientError | OSError)
+            reason = str(err) or type(err).__name__
+            _LOG.log(level, "cannot learn the names of the home now: %s", reason, exc_info=None if known else err)
         await asyncio.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
         failures += 1
 
@@ -96,19 +104,19 @@ class _Connection:
         if answer.get("type") == "auth_invalid":
             raise AccessError("Home Assistant does not accept the token")
 
-    async def follow(self, learn: Learn) -> None:
+    async def names(self) -> AsyncIterator[tuple[list[str], list[str]]]:
+        """All names there are and the languages in which they are spoken, now and after every change."""
         for kind in _CHANGES:
             await self._call({"type": "subscribe_events", "event_type": kind})
         while True:
             self._changed = False
-            names, languages = await self._names(), await self._languages()
-            learn(names, languages)
-            _LOG.info("%d names of the home are expected, in %s", len(names), ", ".join(languages) or "any language")
+            yield await self._names(), await self._languages()
             with contextlib.suppress(TimeoutError):
                 while not self._changed:
                     await self._receive(_REFRESH_SECONDS)
-                while True:
-                    await self._receive(_SETTLE_SECONDS)
+                async with asyncio.timeout(_SETTLE_AT_MOST_SECONDS):
+                    while True:
+                        await self._receive(_SETTLE_SECONDS)
 
     async def _names(self) -> list[str]:
         """In the order of the home: what is larger first."""

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from wyoming_wlk.config import Config
-from wyoming_wlk.engine.runner import release_memory
 from wyoming_wlk.errors import WlkError
 from wyoming_wlk.session import Speech
 
@@ -39,7 +37,7 @@ class ModelHost:
         """`info` is what `load` is expected to bring."""
         self.info = info
         self._config, self._load = config, load
-        self._loading: asyncio.Task[Speech] | None = None
+        self._loading: asyncio.Task[None] | None = None
         self._speech: Speech | None = None
         self._asleep = False
         self._last_used = 0.0
@@ -55,40 +53,53 @@ class ModelHost:
         return self._speech is not None or self._asleep
 
     async def borrow(self) -> Speech:
-        """The model for a new session; waits while it is being loaded. Raises `ModelError` where that fails."""
-        self._last_used = asyncio.get_running_loop().time()
-        if self._speech is not None:
-            return self._speech
-        if self._loading is None:
-            self._loading = asyncio.create_task(self._wake())
-            self._loading.add_done_callback(_retrieve)
-        return await asyncio.shield(self._loading)
+        """The model for a new session; waits while it is being loaded. Raises `ModelError` where that fails.
 
-    async def _wake(self) -> Speech:
-        try:
-            self._speech, self.info = await self._load(self._config)
-            return self._speech
-        finally:
-            self._loading = None
+        To be entered before anything else happens on the loop: a model without users may end.
+        """
+        self._last_used = asyncio.get_running_loop().time()
+        while (speech := self._speech) is None:  # again where it has left before those who waited had their turn
+            if self._loading is None:
+                self._loading = asyncio.create_task(self._wake())
+                self._loading.add_done_callback(self._loaded)
+            await asyncio.shield(self._loading)
+        return speech
+
+    async def _wake(self) -> None:
+        self._speech, self.info = await self._load(self._config)
+        self._last_used = asyncio.get_running_loop().time()
+
+    def _loaded(self, loading: asyncio.Task[None]) -> None:
+        self._loading = None
+        if not loading.cancelled():
+            loading.exception()  # where nobody waits any more, a failure is the next client's to hear of
 
     async def change(self, config: Config, check: Callable[[Speech], None]) -> None:
         """Loads what another configuration names; sessions under way end with the model they began with.
 
         Raises `ModelError` where it cannot be had, and what `check` raises for it: the old one then stays.
         """
-        old = await self.borrow()
         if config.model.model in (self._config.model.model, self.info.name):
-            check(old)
+            check(await self.borrow())
             self._config = config
             return
+        await self._settled()  # memory may not hold two that are being loaded
         speech, info = await self._load(config)
         try:
             check(speech)
         except WlkError:
             speech.retire()
             raise
-        self._config, self._speech, self.info = config, speech, info
-        old.retire()
+        await self._settled()  # the old one, which woke meanwhile, would take this one's place
+        old, self._speech = self._speech, speech
+        self._config, self.info, self._last_used = config, info, asyncio.get_running_loop().time()
+        if old is not None:
+            old.retire()
+
+    async def _settled(self) -> None:
+        """Until nothing is being loaded."""
+        while self._loading is not None:
+            await asyncio.wait({self._loading})
 
     async def sleep_when_idle(self, seconds: float) -> None:
         """Unloads the model whenever nobody has used it for so long; for ever, until cancelled."""
@@ -97,16 +108,13 @@ class ModelHost:
         while True:
             if self._speech is not None and self._speech.users:
                 self._last_used = loop.time()
-            wait = self._last_used + seconds - loop.time()
-            if wait <= 0 and self._speech is not None:
+            if self._speech is not None and loop.time() - self._last_used >= seconds:
                 await self._sleep(self._speech)
-            await asyncio.sleep(max(wait, min(1.0, seconds / 4)))
+            await asyncio.sleep(min(1.0, seconds / 4))  # nobody tells when the last user leaves
 
     async def _sleep(self, speech: Speech) -> None:
         self._speech, self._asleep = None, True
         await asyncio.to_thread(speech.engine.stop)
-        del speech
-        await asyncio.to_thread(_release)
         _LOG.info("nobody speaks: the model has left the memory until somebody does")
 
     async def close(self) -> None:
@@ -117,14 +125,3 @@ class ModelHost:
             self._loading.cancel()
             with contextlib.suppress(asyncio.CancelledError, WlkError):
                 await self._loading
-
-
-def _retrieve(loading: asyncio.Task[Speech]) -> None:
-    """Where nobody waits any more, a failure is the next client's to hear of."""
-    if not loading.cancelled():
-        loading.exception()
-
-
-def _release() -> None:
-    gc.collect()  # the engine and its thread know each other
-    release_memory()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 from wyoming_wlk.errors import ConfigError, RequestError
 from wyoming_wlk.languages import normalize_language
@@ -132,7 +133,8 @@ def uri(value: str) -> str:
 def home_address(value: str) -> str | None:
     if value in ("on", "off"):
         return value if value == "on" else None
-    if value.partition("://")[0] not in ("http", "https", "ws", "wss"):
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https", "ws", "wss") or not parts.hostname or parts.port == 0:
         raise ValueError("must be http://HOST:PORT, on or off")
     return value
 

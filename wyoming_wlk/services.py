@@ -19,6 +19,7 @@ from wyoming_wlk.errors import BusyError
 from wyoming_wlk.events import Event
 from wyoming_wlk.hosting import Load, ModelHost, ModelInfo
 from wyoming_wlk.session import GULP_SECONDS, Session
+from wyoming_wlk.tasks import to_the_end
 from wyoming_wlk.utterance import Utterance, UtteranceSettings
 from wyoming_wlk.vad import VadSettings
 from wyoming_wlk.vocabulary import Vocabulary
@@ -69,7 +70,11 @@ class Services:
         """New defaults for utterances that begin from now on; those under way end with what they began with.
 
         Raises `RequestError` for a language that the model does not know and `ModelError` for one that cannot be had.
+        Whoever asks may leave: a model that is being loaded cannot be stopped, and would stay without being used.
         """
+        await to_the_end(self._change(language, model))
+
+    async def _change(self, language: str | None, model: str | None) -> None:
         async with self._changing:
             config = self.config
             if model is not None:

@@ -12,7 +12,7 @@ import itertools
 import logging
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from wyoming_wlk.errors import RequestError
 from wyoming_wlk.events import Event, Finished, Flushed, SegmentEnded, TextUpdate
 from wyoming_wlk.services import Pace, Services
 from wyoming_wlk.session import Session
+from wyoming_wlk.tasks import to_the_end
 
 _LOG = logging.getLogger(__name__)
 _KEPT_NAMED, _KEPT_ANONYMOUS = 2000, 500
@@ -102,11 +103,11 @@ class Stream:
         Raises `AudioError` for what is no audio, and what ended the stream. A caller that is cancelled leaves no half
         of it behind: it is heard to the end all the same.
         """
-        await _to_the_end(self._hear(data))
+        await to_the_end(self._hear(data))
 
     async def finish(self) -> None:
         """The client has said everything: the rest is decoded, then the updates end. Raises like `hear`."""
-        await _to_the_end(self._finish())
+        await to_the_end(self._finish())
 
     async def settle(self) -> None:
         """For a client that has come back: waits until all that its lost connection brought is heard and counted."""
@@ -320,13 +321,6 @@ class Streams:
             task.cancel()
         for stream in list(self._named.values()):  # the connections that lose theirs go meanwhile
             await stream.cancel()
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Waits for work that is done even if nobody waits any more."""
-    task = asyncio.create_task(work)
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has looked at it
-    await asyncio.shield(task)
 
 
 def new_secret() -> str:

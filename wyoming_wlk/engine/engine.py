@@ -136,7 +136,7 @@ class Engine:
     async def step(self, request: StepRequest) -> StepResult:
         """Runs one step. Setting `request.cancelled` drops it at the next pass.
 
-        Raises `StepDropped` then, and `StepFailed` where the model fails.
+        Raises `StepDropped` then, and `StepFailed` where the model fails or the engine has ended.
         """
         future: asyncio.Future[StepResult] = asyncio.get_running_loop().create_future()
         with self._ending:
@@ -158,17 +158,19 @@ class Engine:
 
     def _run(self) -> None:
         error: Exception = StepDropped()
+        later = StepFailed("the speech model has left the memory")  # who is dropped asks again, and must come to an end
         try:
             while self._receive():
                 self._drop_cancelled()
                 self._turn()
         except Exception:
             _LOG.critical("the engine has failed and takes no more requests", exc_info=True)
-            error = StepFailed("the speech model has stopped working; the server must be restarted")
+            error = later = StepFailed("the speech model has stopped working; the server must be restarted")
         with self._ending:
-            self._ended = error
+            self._ended = later
         for reply in [*self._replies.values(), *self._unread()]:
             reply.resolve(error)
+        self._runner.unload()  # sessions that have ended may hold this engine for long, as may connections hold them
 
     def _unread(self) -> list[_Reply]:
         """Who still waits in the inbox."""

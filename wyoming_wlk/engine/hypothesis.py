@@ -41,9 +41,10 @@ class Beam:
         """The same with the end of text's log-probability counted in."""
         return replace(self, logprobs=[*self.logprobs, logprob])
 
-    def shortened(self, count: int) -> Beam:
+    def shortened(self, count: int, names: NameTree) -> Beam:
         keep = len(self.tokens) - count
-        return replace(self, tokens=self.tokens[:keep], logprobs=self.logprobs[:keep], attention=self.attention[:keep])
+        tokens, logprobs, attention = self.tokens[:keep], self.logprobs[:keep], self.attention[:keep]
+        return Beam(self.slot, tokens, logprobs, attention, names.match(tokens))
 
     @property
     def average_logprob(self) -> float:

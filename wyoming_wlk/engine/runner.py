@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,6 +71,14 @@ class Runner:
         device = torch.device(settings.device)
         model = Whisper(checkpoint, Precision.choose(settings.compute_type, device), device)
         return cls(model, Tokenizer(tokenizer_file, checkpoint.dims.n_vocab), settings.slots)
+
+    def unload(self) -> None:
+        """Frees the device and the memory, whoever still holds the runner; nothing can be run any more."""
+        del self._model, self._cache, self._mel, self._windows, self._suppress, self._at_start
+        gc.collect()  # loading leaves some cycles behind
+        release_memory()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     # --- slots --------------------------------------------------------------------------------------------------------
 
@@ -243,7 +252,7 @@ class Runner:
             full = len(beam.tokens) >= row.token_limit or len(row.prefix) + len(beam.tokens) >= self._context_limit
             looped = self._looped(row, beam)
             if looped or full:
-                row.finished.append(beam.shortened(looped))
+                row.finished.append(beam.shortened(looped, row.names))
             else:
                 row.beams.append(beam)
 

@@ -59,7 +59,8 @@ class Tokenizer:
         return [self.sot, self.language_token(language), task_token, self.no_timestamps]
 
     def encode(self, text: str) -> list[int]:
-        return list(self._hub.encode(text, add_special_tokens=False).ids)
+        whole = text.encode("utf-8", "replace").decode()  # JSON can bring in half a surrogate pair
+        return list(self._hub.encode(whole, add_special_tokens=False).ids)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of the text tokens among `tokens`; half a UTF-8 character shows as U+FFFD."""

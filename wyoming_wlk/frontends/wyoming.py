@@ -11,65 +11,32 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from wyoming.asr import Transcribe, Transcript, TranscriptChunk, TranscriptStart, TranscriptStop
 from wyoming.error import Error
 from wyoming.event import Event as Message
-from wyoming.info import AsrModel, AsrProgram, Attribution, Describe, Info
+from wyoming.info import Describe
 from wyoming.ping import Pong
 from wyoming.vad import VoiceStarted, VoiceStopped
 
-from wyoming_wlk import __version__
 from wyoming_wlk.audio.pcm import PcmDecoder
 from wyoming_wlk.config import STANDARD, Program
 from wyoming_wlk.engine.context import ClientOptions
 from wyoming_wlk.errors import AudioError, ClientTimeoutError, ProtocolError, RequestError, WlkError
 from wyoming_wlk.events import Event, Finished, SpeechStarted, SpeechStopped, TextUpdate
 from wyoming_wlk.frontends.framing import FrameReader, encode
+from wyoming_wlk.frontends.messages import client_id_of, describe, field, pcm_format, transcribe_of
 from wyoming_wlk.languages import normalize_language
 from wyoming_wlk.services import Pace, Services
 from wyoming_wlk.session import Session
 
 _LOG = logging.getLogger(__name__)
 _READ_BYTES = 64 * 1024
-_MAX_CLIENT_ID = 200
 _MAX_NAME = 100
-_MAX_TERMS = 10_000
-"""Characters of the names and terms that a client sends along."""
 
 _SENSITIVITY_SECONDS = {"default": 0.7, "relaxed": 1.25, "aggressive": 0.25}
 """Home Assistant's names for the silence that ends a command."""
-
-T = TypeVar("T")
-
-
-def describe(services: Services) -> Info:
-    """The answer to `describe`; needs no loaded model. Home Assistant uses the first program."""
-    model = AsrModel(
-        name=services.model.name,
-        attribution=Attribution(name="OpenAI", url="https://github.com/openai/whisper"),
-        installed=True,
-        description=f"Whisper {services.model.name}",
-        version=None,
-        languages=list(services.model.languages),
-    )
-    programs = [_described(services, STANDARD, "Streaming Whisper for many clients", model)]
-    programs += [_described(services, program, str(program), model) for program in services.config.programs.program]
-    return Info(asr=programs)
-
-
-def _described(services: Services, program: Program, description: str, model: AsrModel) -> AsrProgram:
-    return AsrProgram(
-        name=program.name,
-        attribution=Attribution(name="wyoming-wlk", url="https://github.com/wyoming-wlk/wyoming-wlk"),
-        installed=True,
-        description=description,
-        version=__version__,
-        models=[model],
-        supports_transcript_streaming=True,
-        requires_external_vad=services.endpoint(program) is None,
-    )
 
 
 class WyomingConnection:
@@ -200,23 +167,16 @@ class WyomingConnection:
         await self.send(describe(self._services).event())
 
     async def _on_ping(self, message: Message) -> None:
-        await self.send(Pong(text=_field(message, "text", str, None)).event())
+        await self.send(Pong(text=field(message, "text", str, None)).event())
 
     async def _on_select_program(self, message: Message) -> None:
-        name = _field(message, "name", str)
+        name = field(message, "name", str)
         if name not in self._programs:
             raise RequestError(f"there is no program {name[:_MAX_NAME]!r}; there are {', '.join(self._programs)}")
         self._program = self._programs[name]
 
     async def _on_transcribe(self, message: Message) -> None:
-        self._request = Transcribe(
-            name=_field(message, "name", str, None),
-            language=_field(message, "language", str, None),
-            context=_field(message, "context", dict, None),
-            vad_sensitivity=_field(message, "vad_sensitivity", str, None),
-            transcript_names=_strings(message, "transcript_names"),
-            transcript_terms=_strings(message, "transcript_terms"),
-        )
+        self._request = transcribe_of(message)
         name = self._request.name
         if name and name != self._services.model.name and name not in self._programs:
             known = ", ".join([self._services.model.name, *self._programs])
@@ -231,7 +191,7 @@ class WyomingConnection:
             if not self._turn.stopping:
                 raise ProtocolError("audio-start before the audio-stop of the last one")
             await self._turn.task
-        decoder = PcmDecoder(*_format(message))
+        decoder = PcmDecoder(*pcm_format(message))
         request, self._request = self._request or Transcribe(), None
         program = self._programs.get(request.name or "", self._program)
         self._turn = _Turn(self._services, self, request, program, decoder)
@@ -239,7 +199,7 @@ class WyomingConnection:
     async def _on_audio_chunk(self, message: Message) -> None:
         if self._turn is None:
             raise ProtocolError("audio-chunk before audio-start")
-        await self._turn.feed(_format(message), message.payload or b"")
+        await self._turn.feed(pcm_format(message), message.payload or b"")
 
     async def _on_audio_stop(self, message: Message) -> None:
         if self._turn is None:
@@ -328,7 +288,7 @@ class _Turn:
 
     async def _run(self) -> None:
         try:
-            client_id = _client_id(self._request)
+            client_id = client_id_of(self._request)
             client = self._connection.client if client_id is None else f"{self._connection.client} {client_id!r}"
             options = self._options()
             with self._services.admitted(), self._services.context(client_id, options) as context:
@@ -379,40 +339,3 @@ class _Turn:
             return []
         self._started = True
         return [TranscriptStart(context=self._request.context).event()]
-
-
-# --- fields of messages -----------------------------------------------------------------------------------------------
-
-_REQUIRED: Any = object()
-
-
-def _field(message: Message, name: str, kind: type[T], default: Any = _REQUIRED) -> Any:
-    """A typed field of a message. Raises `ProtocolError` for a missing or wrong one."""
-    value = message.data.get(name)
-    if value is None and default is not _REQUIRED:
-        return default
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ProtocolError(f"{message.type}: {name} is not a {kind.__name__}")
-    return value
-
-
-def _strings(message: Message, name: str) -> list[str] | None:
-    values = _field(message, name, list, None)
-    if values is not None and not all(isinstance(value, str) for value in values):
-        raise ProtocolError(f"{message.type}: {name} is not a list of strings")
-    if values is not None and sum(map(len, values)) > _MAX_TERMS:
-        raise RequestError(f"{message.type}: {name} has more than {_MAX_TERMS} characters")
-    return values  # type: ignore[no-any-return]
-
-
-def _format(message: Message) -> tuple[int, int, int]:
-    return (_field(message, "rate", int), _field(message, "width", int), _field(message, "channels", int))
-
-
-def _client_id(request: Transcribe) -> str | None:
-    client_id = (request.context or {}).get("client_id")
-    if client_id is None:
-        return None
-    if not isinstance(client_id, str) or not 0 < len(client_id) <= _MAX_CLIENT_ID:
-        raise ProtocolError(f"client_id is not a string of 1 to {_MAX_CLIENT_ID} characters")
-    return client_id

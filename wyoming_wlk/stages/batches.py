@@ -23,7 +23,7 @@ class Batches(Generic[Item, Result]):
     def __init__(
         self, run: Callable[[Sequence[Item]], Sequence[Result | Exception]], executor: Executor, limit: int = 16
     ) -> None:
-        """`run` takes up to `limit` items at once, on a thread of `executor`; it returns a result or an error for each, and
+        """`run` takes up to `limit` items at once, on a thread of `executor`. It returns a result or an error for each;
         what it raises is the error of all."""
         self._run, self._executor, self._limit = run, executor, limit
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
