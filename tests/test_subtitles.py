@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from wyoming_wlk.engine.request import Word
-from wyoming_wlk.subtitles import columns, cues, plain, short_json, srt, verbose_json, vtt
+from wyoming_wlk.stages import SpeakerTurn
+from wyoming_wlk.subtitles import columns, cues, diarized_json, plain, rttm, short_json, srt, verbose_json, vtt
 from wyoming_wlk.transcription import Segment, Transcription
 
 
@@ -114,3 +116,33 @@ def test_verbose_json() -> None:
     assert segment["tokens"] == [0, 1] and segment["avg_logprob"] == pytest.approx(-0.6931, abs=1e-3)
     translated = verbose_json(transcription(language="de"), "translate", segments=False)
     assert translated["language"] == "english" and "segments" not in translated and "words" not in translated
+
+
+def test_speakers() -> None:
+    """A line, a name or a voice for each speaker, in every format; whoever is not known is somebody."""
+    spoken_by = [(1, "Are you there?"), (1, "Hello?"), (2, "Yes."), (None, "Hm.")]
+    segments = [
+        replace(spoken(text, start=3.0 * number), speaker=speaker) for number, (speaker, text) in enumerate(spoken_by)
+    ]
+    found = transcription(*segments)
+    assert plain(found) == "Speaker 1: Are you there? Hello?\nSpeaker 2: Yes.\nSomebody: Hm.\n"
+    assert [block.split("\n")[2] for block in srt(found).split("\n\n")] == [
+        "Speaker 1: Are you there?",
+        "Hello?",
+        "Speaker 2: Yes.",
+        "Hm.",
+    ]
+    assert "<v Speaker 2>Yes.\n" in vtt(found) and "\nHm.\n" in vtt(found)
+    assert [segment.get("speaker") for segment in verbose_json(found)["segments"]] == [1, 1, 2, None]
+    letters = [segment["speaker"] for segment in diarized_json(transcription(*segments[:3]))["segments"]]
+    assert letters == ["A", "A", "B"]
+
+
+def test_rttm() -> None:
+    """A line for each turn, with a name that is one word."""
+    turns = [SpeakerTurn(0.5, 2.25, 1), SpeakerTurn(2.0, 3.0, 2)]
+    assert rttm(turns, "my talk") == (
+        "SPEAKER my_talk 1 0.500 1.750 <NA> <NA> speaker_1 <NA> <NA>\n"
+        "SPEAKER my_talk 1 2.000 1.000 <NA> <NA> speaker_2 <NA> <NA>\n"
+    )
+    assert rttm([], "x") == ""

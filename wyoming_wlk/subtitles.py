@@ -13,6 +13,7 @@ from typing import Any
 
 from wyoming_wlk.engine.request import Word
 from wyoming_wlk.languages import LANGUAGES
+from wyoming_wlk.stages import SpeakerTurn
 from wyoming_wlk.transcription import Segment, Transcription
 
 Json = dict[str, Any]
@@ -40,24 +41,40 @@ class Cue:
     start: float
     end: float
     lines: tuple[str, ...]
+    speaker: int | None = None
 
 
 def plain(transcription: Transcription) -> str:
-    return transcription.text + "\n"
+    """The text alone; where speakers are known a line for each turn, with the speaker before it."""
+    if all(segment.speaker is None for segment in transcription.segments):
+        return transcription.text + "\n"
+    lines = itertools.groupby(transcription.segments, key=lambda segment: segment.speaker)
+    return "".join(
+        f"{speaker_name(speaker)}: {''.join(segment.text for segment in said).strip()}\n" for speaker, said in lines
+    )
+
+
+def speaker_name(speaker: int | None) -> str:
+    return "Somebody" if speaker is None else f"Speaker {speaker}"
 
 
 def srt(transcription: Transcription) -> str:
-    """SubRip."""
+    """SubRip; a speaker is named where another one begins."""
+    shown = cues(transcription.segments)
+    names = [
+        f"{speaker_name(cue.speaker)}: " if cue.speaker is not None and cue.speaker != before else ""
+        for before, cue in zip([None, *(cue.speaker for cue in shown)], shown, strict=False)
+    ]
     return "\n".join(
-        f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{_joined(cue)}\n"
-        for number, cue in enumerate(cues(transcription.segments), 1)
+        f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{name}{_joined(cue)}\n"
+        for number, (name, cue) in enumerate(zip(names, shown, strict=True), 1)
     )
 
 
 def vtt(transcription: Transcription) -> str:
-    """WebVTT."""
+    """WebVTT, speakers as its voices."""
     blocks = [
-        f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{_escaped(_joined(cue))}\n"
+        f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{_voice(cue)}{_escaped(_joined(cue))}\n"
         for cue in cues(transcription.segments)
     ]
     return "\n".join(["WEBVTT\n", *blocks])
@@ -65,13 +82,13 @@ def vtt(transcription: Transcription) -> str:
 
 def cues(segments: Sequence[Segment]) -> list[Cue]:
     """Segments in pieces that can be read while they are heard, in order and without overlap."""
-    pieces = [piece for segment in segments for piece in _split(segment.words)]
+    pieces = [(piece, segment.speaker) for segment in segments for piece in _split(segment.words)]
     found: list[Cue] = []
-    for piece, following in itertools.zip_longest(pieces, pieces[1:]):
-        limit = following[0].start if following is not None else math.inf
+    for (piece, speaker), following in itertools.zip_longest(pieces, pieces[1:]):
+        limit = following[0][0].start if following is not None else math.inf
         start = max(piece[0].start, found[-1].end if found else 0.0)
         end = max(start, min(max(piece[-1].end, start + _SHORTEST), limit))
-        found.append(Cue(start, end, _lines(piece) or _halves(piece)))
+        found.append(Cue(start, end, _lines(piece) or _halves(piece), speaker))
     return found
 
 
@@ -123,6 +140,10 @@ def _joined(cue: Cue) -> str:
     return "\n".join(cue.lines)
 
 
+def _voice(cue: Cue) -> str:
+    return "" if cue.speaker is None else f"<v {speaker_name(cue.speaker)}>"
+
+
 def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
@@ -131,6 +152,44 @@ def _clock(seconds: float, mark: str) -> str:
     milliseconds = round(seconds * 1000)
     minutes, rest = divmod(milliseconds, 60_000)
     return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02}{mark}{rest % 1000:03}"
+
+
+# --- speakers ---------------------------------------------------------------------------------------------------------
+
+
+def rttm(turns: Sequence[SpeakerTurn], name: str) -> str:
+    """Rich Transcription Time Marked: who spoke when in the recording `name`."""
+    word = re.sub(r"\s", "_", name) or "recording"
+    return "".join(
+        f"SPEAKER {word} 1 {turn.start:.3f} {turn.end - turn.start:.3f} <NA> <NA> speaker_{turn.speaker} <NA> <NA>\n"
+        for turn in turns
+    )
+
+
+def diarized_json(transcription: Transcription, task: str = "transcribe") -> Json:
+    """OpenAI's `diarized_json`: speakers are A, B, ... in the order in which they first speak."""
+    found: Json = {"task": task, "duration": round(transcription.duration, 3), "text": transcription.text}
+    found["segments"] = [
+        {
+            "type": "transcript.text.segment",
+            "id": f"seg_{number:03}",
+            "start": round(segment.start, 3),
+            "end": round(segment.end, 3),
+            "text": segment.text,
+            "speaker": _letters(segment.speaker or 1),
+        }
+        for number, segment in enumerate(transcription.segments)
+    ]
+    return found | {"usage": _usage(transcription)}
+
+
+def _letters(number: int) -> str:
+    """1 is A, 26 is Z, 27 is AA."""
+    letters = ""
+    while number > 0:
+        number, rest = divmod(number - 1, 26)
+        letters = chr(ord("A") + rest) + letters
+    return letters
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
@@ -169,6 +228,7 @@ def _segment(number: int, segment: Segment) -> Json:
         "start": round(segment.start, 3),
         "end": round(segment.end, 3),
         "text": segment.text,
+        **({} if segment.speaker is None else {"speaker": segment.speaker}),
         "tokens": [token for word in segment.words for token in word.tokens],
         "temperature": 0.0,
         "avg_logprob": round(sum(logs) / len(logs), 4),

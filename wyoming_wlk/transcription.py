@@ -27,9 +27,10 @@ _PIECE_SECONDS = 5
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of speech; there is at least one word in it."""
+    """A stretch of speech; there is at least one word in it. `speaker` counts from 1, None where nobody asked."""
 
     words: tuple[Word, ...]
+    speaker: int | None = None
 
     @property
     def start(self) -> float:
