@@ -10,9 +10,7 @@ import numpy as np
 _FAR = -2.0  # below every similarity: not to be merged
 
 
-def average_linkage(
-    sums: np.ndarray, weights: np.ndarray, links: np.ndarray, threshold: float
-) -> list[list[int]]:
+def average_linkage(sums: np.ndarray, weights: np.ndarray, links: np.ndarray, threshold: float) -> list[list[int]]:
     """Agglomerative clustering: merges the two most alike clusters for as long as they reach `threshold`.
 
     A row is a weighted sum of embeddings [n, d] with its weight [n]; how alike two clusters are is the mean product of

@@ -6,6 +6,8 @@ and a bidirectional LSTM. Speaker embedding: CAM++ (Apache-2.0, Alibaba; arXiv 2
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,28 +16,37 @@ from wyoming_wlk.errors import ModelError
 from wyoming_wlk.stages.diarization.graph import Graph
 from wyoming_wlk.stages.diarization.weights import read_state_dict
 
+VERSION = 1
+"""Counts up when the graphs change, so that older files are not taken for them."""
 SAMPLE_RATE = 16000
 _EPSILON = 1e-5  # torch's, of batch and instance normalisation
 
 Weights = dict[str, np.ndarray]
 
 
-def export_segmentation(checkpoint: Path, target: Path) -> None:
-    """Raises `ModelError` where the checkpoint is not segmentation-3.0's."""
-    weights = read_state_dict(checkpoint, "state_dict")
-    try:
-        target.write_bytes(_segmentation(weights))
-    except (KeyError, ValueError) as err:
-        raise ModelError(f"{checkpoint} is not a segmentation network: {err}") from err
+def export_networks(folder: Path) -> tuple[Path, Path]:
+    """The ONNX files of segmentation and embedding, made of the checkpoints in `folder` where they are not there yet.
+
+    Raises `ModelError` for checkpoints of other networks, and where nothing can be written.
+    """
+    segmentation = _export(folder / "segmentation.pt", "state_dict", _segmentation)
+    return segmentation, _export(folder / "embedding.pt", None, _embedding)
 
 
-def export_embedding(checkpoint: Path, target: Path) -> None:
-    """Raises `ModelError` where the checkpoint is not CAM++'s."""
-    weights = read_state_dict(checkpoint)
+def _export(checkpoint: Path, key: str | None, build: Callable[[Weights], bytes]) -> Path:
+    target = checkpoint.with_name(f"{checkpoint.stem}-{VERSION}.onnx")
+    if target.exists():
+        return target
     try:
-        target.write_bytes(_embedding(weights))
+        model = build(read_state_dict(checkpoint, key))
+        part = target.with_name(f"{target.name}.{os.getpid()}.part")
+        part.write_bytes(model)
+        part.replace(target)
     except (KeyError, ValueError) as err:
-        raise ModelError(f"{checkpoint} is not a CAM++ network: {err}") from err
+        raise ModelError(f"{checkpoint} is not the network it should be: {err}") from err
+    except OSError as err:
+        raise ModelError(f"cannot write {target}: {err}") from err
+    return target
 
 
 # --- segmentation -----------------------------------------------------------------------------------------------------
@@ -166,8 +177,7 @@ def _dense_layer(graph: Graph, value: str, weights: Weights, name: str, dilation
     value = _batch_norm(graph, value, weights, f"{name}.nonlinear2.batchnorm", relu=True)
     local = _convolution(graph, value, weights, f"{name}.cam_layer.linear_local", padding=dilation, dilation=dilation)
     whole = graph.add("ReduceMean", value, attributes={"axes": [2]})
-    pieces = {"kernel_shape": [100], "strides": [100], "ceil_mode": 1}
-    piece = graph.add("AveragePool", value, attributes=dict(pieces))
+    piece = graph.add("AveragePool", value, attributes={"kernel_shape": [100], "strides": [100], "ceil_mode": 1})
     piece = _repeat(graph, piece, like=value)
     context = graph.add("Add", whole, piece)
     context = graph.add("Relu", _convolution(graph, context, weights, f"{name}.cam_layer.linear1"))
@@ -176,7 +186,7 @@ def _dense_layer(graph: Graph, value: str, weights: Weights, name: str, dilation
 
 
 def _repeat(graph: Graph, value: str, like: str) -> str:
-    """Each of the last axis 100 times, cut to the length of `like`: [batch, channels, n] -> [batch, channels, frames]."""
+    """[batch, channels, n] -> [batch, channels, frames]: each value 100 times, cut to the length of `like`."""
     value = graph.add("Unsqueeze", value, graph.constant([3]))
     value = graph.add("Expand", value, graph.constant([1, 1, 1, 100]))
     value = graph.add("Reshape", value, graph.constant([0, 0, -1]))

@@ -24,7 +24,8 @@ def filter_bank(audio: np.ndarray) -> np.ndarray:
     spectrum = np.fft.rfft(frames * _WINDOW, _FFT)[:, :-1]
     power = np.square(spectrum.real) + np.square(spectrum.imag)
     energies: np.ndarray = power.astype(np.float32) @ _FILTERS
-    return np.log(np.maximum(energies, np.finfo(np.float32).eps))
+    logs: np.ndarray = np.log(np.maximum(energies, np.finfo(np.float32).eps))
+    return logs
 
 
 def _povey_window() -> np.ndarray:
@@ -42,7 +43,8 @@ def _mel_filters() -> np.ndarray:
     mels = _mel(np.arange(_FFT // 2) * SAMPLE_RATE / _FFT)[:, None]
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     rising, falling = (mels - left) / (centre - left), (right - mels) / (right - centre)
-    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    filters: np.ndarray = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    return filters
 
 
 _WINDOW = _povey_window()

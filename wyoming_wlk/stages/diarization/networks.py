@@ -1,6 +1,7 @@
 """The two networks on onnxruntime: who of up to three voices speaks in each frame, and what a voice sounds like.
 
-Shared by all clients, without state. Rows of a batch do not touch each other: each gets the bits it would get alone.
+Shared by all clients, without state. Rows are computed one by one: a batch is no faster on one core, and so each gets
+exactly what it would get alone on any processor.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import numpy as np
 import onnxruntime
 
 from wyoming_wlk.errors import ModelError
-from wyoming_wlk.stages.diarization.features import BINS
 
 LOCAL_SPEAKERS = 3
 FRAME = 270
@@ -33,11 +33,13 @@ class SegmentationNetwork:
         self._session = _open(model)
 
     def run(self, windows: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Windows of float32 samples, all of one length -> the local speakers' activity in each, [frames, 3] bool."""
-        if not windows:
-            return []
-        (scores,) = self._session.run(None, {"audio": np.stack(windows)[:, None]})
-        return list(POWERSET[scores.argmax(axis=-1)])
+        """Windows of float32 samples -> the local speakers' activity in each, [frames, 3] bool."""
+        return [self._activity(window) for window in windows]
+
+    def _activity(self, window: np.ndarray) -> np.ndarray:
+        (scores,) = self._session.run(None, {"audio": window[None, None]})
+        activity: np.ndarray = POWERSET[scores[0].argmax(axis=-1)]
+        return activity
 
 
 class EmbeddingNetwork:
@@ -48,18 +50,13 @@ class EmbeddingNetwork:
         self._session = _open(model)
 
     def run(self, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Filter banks [frames, 80] of one voice each -> embeddings [192] of length 1.
+        """Filter banks [frames, 80] of one voice each -> embeddings [192] of length 1."""
+        return [self._embed(piece) for piece in pieces]
 
-        Pieces of one length are computed together; padding would change what the network hears.
-        """
-        found: list[np.ndarray] = [np.zeros(0, np.float32)] * len(pieces)
-        for length in {len(piece) for piece in pieces}:
-            rows = [row for row, piece in enumerate(pieces) if len(piece) == length]
-            features = np.stack([pieces[row] - pieces[row].mean(axis=0) for row in rows])
-            (embeddings,) = self._session.run(None, {"features": features.reshape(-1, length, BINS)})
-            for row, embedding in zip(rows, embeddings, strict=True):
-                found[row] = embedding / max(float(np.linalg.norm(embedding)), 1e-6)
-        return found
+    def _embed(self, piece: np.ndarray) -> np.ndarray:
+        (embeddings,) = self._session.run(None, {"features": (piece - piece.mean(axis=0))[None]})
+        embedding: np.ndarray = embeddings[0]
+        return embedding / max(float(np.linalg.norm(embedding)), 1e-6)
 
 
 def _open(model: Path) -> onnxruntime.InferenceSession:

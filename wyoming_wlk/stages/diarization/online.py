@@ -18,7 +18,7 @@ from wyoming_wlk.stages.diarization.state import HOP, WINDOW, WINDOW_FRAMES, Dia
 from wyoming_wlk.stages.diarization.voices import Votes, forget, update_voices
 
 SAMPLE_RATE = 16000
-_GAP = round(0.5 * SECOND)
+_GAP = round(0.75 * SECOND)
 """A shorter pause does not end a turn."""
 _SILENCE = 1e-4
 """Peak below which nothing can be heard: what the networks make of it would be chance."""
@@ -74,9 +74,7 @@ class OnlineDiarizer:
         masks: list[list[np.ndarray]] = []
         for state in states:
             activity = next(activities) if state in audible else np.zeros((WINDOW_FRAMES, 3), bool)
-            pending = WINDOW_FRAMES + state.heard - WINDOW - state.told  # of the newest window's end, counted from `told`
-            keep = max(0, -(-pending // HOP) - 1)
-            state.windows = np.concatenate([state.windows[len(state.windows) - min(keep, len(state.windows)) :], activity[None]])
+            _add_window(state, activity)
             masks.append(new_pieces(activity))
         features = [
             piece_features(state.audio[: WINDOW * FRAME], mask)
@@ -93,6 +91,13 @@ class OnlineDiarizer:
         return votes
 
 
+def _add_window(state: DiarizationState, activity: np.ndarray) -> None:
+    """Keeps the windows that reach over what was told."""
+    reach = state.heard - WINDOW + WINDOW_FRAMES - state.told
+    others = max(0, -(-reach // HOP) - 1)
+    state.windows = np.concatenate([state.windows[max(0, len(state.windows) - others) :], activity[None]])
+
+
 def _add_piece(state: DiarizationState, mask: np.ndarray, embedding: np.ndarray) -> None:
     state.embeddings = np.concatenate([state.embeddings, embedding[None]])
     state.masks = np.concatenate([state.masks, mask[None]])
@@ -103,8 +108,7 @@ def _add_piece(state: DiarizationState, mask: np.ndarray, embedding: np.ndarray)
 
 
 def _horizon(state: DiarizationState) -> int:
-    """The frame up to which is told: so that no frame waits longer than the client's latency for the window that it
-    needs."""
+    """The frame up to which is told, so that no frame waits longer than the client's latency."""
     return max(state.told, state.heard + HOP - round(state.options.latency * SECOND))
 
 

@@ -15,11 +15,13 @@ SECOND = 16000 / FRAME
 
 LONGEST = round(1.5 * SECOND)
 """Embeddings hardly get better from here on, but dearer."""
-SHORTEST = round(0.4 * SECOND)
-"""One in twenty voices is mistaken for another at this length, and more below."""
+SHORTEST = round(0.3 * SECOND)
+"""Shorter ones are mistaken for another voice too often."""
 FARTHEST = round(2.5 * SECOND)
-"""How far a piece may reach back over pauses: before that, the local speaker may have been somebody else."""
-FRESH = round(0.2 * SECOND)
+"""How far a piece may reach back over others' speech, which it leaves out."""
+PAUSE = round(0.25 * SECOND)
+"""A piece does not reach back over a longer pause: before it, the local speaker may have been somebody else."""
+FRESH = round(0.1 * SECOND)
 """Of the newest half second a voice must fill this much to be embedded again."""
 
 
@@ -36,7 +38,9 @@ def new_pieces(activity: np.ndarray) -> list[np.ndarray]:
         if speaker[-HOP:].sum() < FRESH:
             continue
         frames = np.flatnonzero(speaker)
-        frames = frames[frames >= len(speaker) - FARTHEST][-LONGEST:]
+        frames = frames[frames >= len(speaker) - FARTHEST]
+        pauses = np.flatnonzero(np.diff(frames) > PAUSE)
+        frames = frames[pauses[-1] + 1 if len(pauses) else 0 :][-LONGEST:]
         if len(frames) >= SHORTEST:
             mask = np.zeros(len(speaker), bool)
             mask[frames] = True
@@ -50,4 +54,5 @@ def piece_features(audio: np.ndarray, mask: np.ndarray) -> np.ndarray:
     start = max(0, (first + FRAME_START - FEATURE_FRAME) // FEATURE_HOP * FEATURE_HOP)
     features = filter_bank(audio[start:])
     middles = start + FEATURE_HOP * np.arange(len(features)) + FEATURE_FRAME // 2
-    return features[mask[np.clip((middles - FRAME_START) // FRAME, 0, len(mask) - 1)]]
+    chosen: np.ndarray = features[mask[np.clip((middles - FRAME_START) // FRAME, 0, len(mask) - 1)]]
+    return chosen

@@ -18,12 +18,24 @@ WINDOW = 420
 WINDOW_FRAMES = 417
 """Frames that the segmentation makes of a window; the last few have no full context."""
 
-_ARRAYS = ("audio", "windows", "embeddings", "masks", "ends", "purities", "labels", "links", "sums", "weights", "voices")
+_ARRAYS = (
+    "audio",
+    "windows",
+    "embeddings",
+    "masks",
+    "ends",
+    "purities",
+    "labels",
+    "links",
+    "sums",
+    "weights",
+    "voices",
+)
 
 
 @dataclass(frozen=True)
 class SpeakerTurn:
-    """Somebody speaks from `start` to `end` (seconds). A turn that goes on at a horizon continues in a turn from there."""
+    """Somebody speaks from `start` to `end` (seconds). What goes on at a horizon is continued by a turn from there."""
 
     start: float
     end: float
@@ -94,8 +106,10 @@ class DiarizationState:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> DiarizationState:
-        """Raises ValueError, KeyError, TypeError or SafetensorError for what `to_bytes` did not write."""
+        """Raises ValueError, KeyError, TypeError or SafetensorError for what is no such file."""
         size = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + size])["__metadata__"]
         options = DiarizationOptions(**json.loads(header["options"]))
-        return cls(options, **load_tensors(data), **json.loads(header["state"]))
+        state = cls(options)
+        vars(state).update(load_tensors(data) | json.loads(header["state"]))
+        return state

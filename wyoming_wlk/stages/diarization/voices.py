@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wyoming_wlk.stages.diarization.clustering import assign, average_linkage, inherit_labels
+from wyoming_wlk.stages.diarization.clustering import assign, average_linkage, fill_gaps, inherit_labels, runs
 from wyoming_wlk.stages.diarization.networks import DIMENSIONS, LOCAL_SPEAKERS
-from wyoming_wlk.stages.diarization.pieces import SECOND, alone
+from wyoming_wlk.stages.diarization.pieces import PAUSE, SECOND, alone
 from wyoming_wlk.stages.diarization.state import HOP, WINDOW, WINDOW_FRAMES, DiarizationState
 
 KEPT_PIECES = 100
@@ -22,11 +22,11 @@ HEAVIEST = 60.0
 """A voice weighs no more than a few minutes of speech, so that it follows a speaker whose voice changes."""
 HALF_RELIABLE = 1.25
 """Seconds of speech after which half of an embedding's variance is the voice; the rest depends on what was said."""
-SAME_VOICE = 0.6
+SAME_VOICE = 0.55
 """Mean likeness, corrected for reliability, from which two clusters are one: 1 is expected of the same voice, 0.2 of
 two voices, and up to 0.5 of two voices on one telephone line."""
 APART, TOGETHER = 0.5, 0.2
-"""How much likeness it costs two pieces that the segmentation hears two speakers, and what it brings that it hears one."""
+"""What it costs two pieces in likeness that the segmentation hears two speakers, and what one speaker brings them."""
 ENOUGH = 0.6
 """Evidence from which a voice counts as a speaker: somewhat more than one full piece."""
 ALIKE = 0.35
@@ -35,6 +35,11 @@ CONTINUITY = 0.2
 """How much likeness it brings to have been that voice in the windows before."""
 CONTINUED = 0.3
 """Without anything to go by but that, the share of its time in which it must have been."""
+MUCH = 0.1
+"""After a pause a local speaker may turn out to be another voice, if that is this much more alike."""
+SPEAKING = 0.3
+"""The share of windows that must hear one more voice in a frame: less than half, as overlap is missed more often than
+imagined."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Votes:
     votes: np.ndarray
     """[frames, voices]: how many windows hear this voice."""
     speaking: np.ndarray
-    """[frames]: how many voices are heard at once, rounded mean over the windows."""
+    """[frames]: how many voices are heard at once, as far as enough windows agree."""
 
 
 class _Overlaps:
@@ -63,6 +68,8 @@ class _Overlaps:
             offset = max(0, int(state.ends[row]) - WINDOW - self.base)
             mask = state.masks[row][offset - (int(state.ends[row]) - WINDOW - self.base) :]
             frames[place, offset : offset + len(mask)] = mask
+        self.frames = frames
+        """[pieces, frames from `base` on]: what they are made of."""
         self.lengths = np.maximum(frames.sum(axis=1), 1)
         self.shares = np.zeros((count, LOCAL_SPEAKERS, len(self.rows)), np.float32)
         """Of each piece, how much is a local speaker alone."""
@@ -182,19 +189,55 @@ def _identify(state: DiarizationState, overlaps: _Overlaps, voices: list[int], c
         here = slice(number * HOP, number * HOP + WINDOW_FRAMES)
         if voices and activity.any():
             likeness = _likeness(state, overlaps, number, centroids)
-            continuity = _continuity(activity, votes[here], cover[here])
-            for speaker, voice in enumerate(_match(likeness, continuity)):
+            found = _match(likeness, _continuity(activity, votes[here], cover[here]))
+            heard = np.zeros((WINDOW_FRAMES, len(voices)), bool)
+            for speaker, voice in enumerate(found):
                 if voice >= 0:
-                    votes[here, voice] += activity[:, speaker]
+                    heard[:, voice] = activity[:, speaker]
+            _mend(state, overlaps, number, found, heard, centroids)
+            votes[here] += heard
         cover[here] += 1
         count[here] += activity.sum(axis=1)
-    return Votes(overlaps.base, voices, votes, np.floor(count / np.maximum(cover, 1) + 0.5).astype(int))
+    return Votes(overlaps.base, voices, votes, np.floor(count / np.maximum(cover, 1) + 1 - SPEAKING).astype(int))
+
+
+def _mend(
+    state: DiarizationState,
+    overlaps: _Overlaps,
+    number: int,
+    found: list[int],
+    heard: np.ndarray,
+    centroids: np.ndarray,
+) -> None:
+    """Moves what a local speaker says between two pauses to another voice where that is much more alike.
+
+    The segmentation takes two similar speakers for one when the second begins after a pause. `heard` [frames, voices]
+    is changed; nobody is given a voice that is heard at the same time.
+    """
+    for speaker, voice in enumerate(found):
+        if voice < 0:
+            continue
+        activity = state.windows[number][:, speaker]
+        for start, end in runs(fill_gaps(activity[:, None], PAUSE)[:, 0]):
+            shares = overlaps.frames[:, number * HOP + start : number * HOP + end].sum(axis=1) / overlaps.lengths
+            weights = _trusted(shares, overlaps)
+            if not weights.any():
+                continue
+            cosines = centroids @ _unit(weights @ state.embeddings[overlaps.rows])
+            best = int(cosines.argmax())
+            if cosines[best] >= cosines[voice] + MUCH and not heard[start:end, best].any():
+                heard[start:end, voice] &= ~activity[start:end]
+                heard[start:end, best] |= activity[start:end]
+
+
+def _trusted(shares: np.ndarray, overlaps: _Overlaps) -> np.ndarray:
+    """How much each piece counts for somebody who has these shares of them: those that are mostly theirs."""
+    return np.where(shares >= 0.5, shares**2 * overlaps.lengths, 0)
 
 
 def _likeness(state: DiarizationState, overlaps: _Overlaps, number: int, centroids: np.ndarray) -> np.ndarray:
     """Cosines [local speakers, voices]; -1 where there is no piece of a local speaker."""
-    shares = overlaps.shares[number]
-    weights = np.where(shares >= 0.5, shares**2 * overlaps.lengths, 0)
+    weights = _trusted(overlaps.shares[number], overlaps)
     cosines = np.full((LOCAL_SPEAKERS, len(centroids)), -1.0)
     for speaker in np.flatnonzero(weights.any(axis=1)):
         cosines[speaker] = centroids @ _unit(weights[speaker] @ state.embeddings[overlaps.rows])

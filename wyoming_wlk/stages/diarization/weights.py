@@ -11,6 +11,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def read_state_dict(path: Path, key: str | None = None) -> dict[str, np.ndarray]
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, archive: zipfile.ZipFile, folder: str, file: zipfile.ZipExtFile) -> None:
+    def __init__(self, archive: zipfile.ZipFile, folder: str, file: IO[bytes]) -> None:
         super().__init__(file)
         self._archive, self._folder = archive, folder
 
