@@ -48,7 +48,7 @@ class OnlineDiarizer:
             settled = self._hear([states[place] for place in due])
             for place, votes in zip(due, settled, strict=True):
                 turns[place] += _tell(states[place], votes, _horizon(states[place]))
-        return [Settled(tuple(found), _seconds(state.told)) for found, state in zip(turns, states, strict=True)]
+        return [Settled(_joined(found), _seconds(state.told)) for found, state in zip(turns, states, strict=True)]
 
     def flush(self, state: DiarizationState) -> Settled:
         """Tells all that was heard; the audio is over."""
@@ -58,11 +58,11 @@ class OnlineDiarizer:
             return Settled((), end / SAMPLE_RATE)
         silence = np.zeros(-(end % -(HOP * FRAME)), np.float32)
         (settled,) = self.step([(state, silence)])
-        votes = update_voices(state)
+        votes = update_voices(state, final=True)
         rest = _tell(state, votes, state.heard)
         limit = end / SAMPLE_RATE
         turns = [SpeakerTurn(t.start, min(t.end, limit), t.speaker) for t in [*settled.turns, *rest] if t.start < limit]
-        return Settled(tuple(turns), limit)
+        return Settled(_joined(turns), limit)
 
     def _hear(self, states: Sequence[DiarizationState]) -> list[Votes]:
         """One window further for each client."""
@@ -75,7 +75,7 @@ class OnlineDiarizer:
         for state in states:
             activity = next(activities) if state in audible else np.zeros((WINDOW_FRAMES, 3), bool)
             _add_window(state, activity)
-            masks.append(new_pieces(activity))
+            masks.append(new_pieces(activity, _known_frames(state)))
         features = [
             piece_features(state.audio[: WINDOW * FRAME], mask)
             for state, found in zip(states, masks, strict=True)
@@ -96,6 +96,16 @@ def _add_window(state: DiarizationState, activity: np.ndarray) -> None:
     reach = state.heard - WINDOW + WINDOW_FRAMES - state.told
     others = max(0, -(-reach // HOP) - 1)
     state.windows = np.concatenate([state.windows[max(0, len(state.windows) - others) :], activity[None]])
+
+
+def _known_frames(state: DiarizationState) -> np.ndarray:
+    """Which frames of the newest window are part of a piece already, [frames]."""
+    known = np.zeros(WINDOW_FRAMES, bool)
+    for mask, end in zip(state.masks, state.ends, strict=True):
+        ago = state.heard - int(end)
+        if ago < WINDOW_FRAMES:
+            known[: WINDOW_FRAMES - ago] |= mask[ago:]
+    return known
 
 
 def _add_piece(state: DiarizationState, mask: np.ndarray, embedding: np.ndarray) -> None:
@@ -125,7 +135,16 @@ def _tell(state: DiarizationState, votes: Votes, until: int) -> list[SpeakerTurn
         for start, end in runs(active[:, column]):
             found.append(SpeakerTurn(_seconds(first + start), _seconds(first + end), speaker))
     state.told = until
-    return sorted(found, key=lambda turn: (turn.start, turn.end, turn.speaker))
+    return found
+
+
+def _joined(turns: Sequence[SpeakerTurn]) -> tuple[SpeakerTurn, ...]:
+    """Turns in order of time, with those as one that were only parted by a horizon."""
+    found: dict[tuple[int, float], SpeakerTurn] = {}  # by speaker and end
+    for turn in sorted(turns, key=lambda turn: (turn.start, turn.end, turn.speaker)):
+        before = found.pop((turn.speaker, turn.start), turn)
+        found[turn.speaker, turn.end] = SpeakerTurn(before.start, turn.end, turn.speaker)
+    return tuple(sorted(found.values(), key=lambda turn: (turn.start, turn.end, turn.speaker)))
 
 
 def _loudest(votes: Votes) -> np.ndarray:

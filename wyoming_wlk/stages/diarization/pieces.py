@@ -31,8 +31,11 @@ def alone(activity: np.ndarray) -> np.ndarray:
     return single
 
 
-def new_pieces(activity: np.ndarray) -> list[np.ndarray]:
-    """Masks [frames] of a window's newest pieces: of each local speaker that just spoke alone, its latest frames."""
+def new_pieces(activity: np.ndarray, known: np.ndarray) -> list[np.ndarray]:
+    """Masks [frames] of a window's newest pieces: of each local speaker that just spoke alone, its latest frames.
+
+    `known` [frames] are those that earlier pieces have: at least half of a piece must be new.
+    """
     found = []
     for speaker in alone(activity).T:
         if speaker[-HOP:].sum() < FRESH:
@@ -41,7 +44,7 @@ def new_pieces(activity: np.ndarray) -> list[np.ndarray]:
         frames = frames[frames >= len(speaker) - FARTHEST]
         pauses = np.flatnonzero(np.diff(frames) > PAUSE)
         frames = frames[pauses[-1] + 1 if len(pauses) else 0 :][-LONGEST:]
-        if len(frames) >= SHORTEST:
+        if len(frames) >= SHORTEST and 2 * known[frames].sum() <= len(frames):
             mask = np.zeros(len(speaker), bool)
             mask[frames] = True
             found.append(mask)

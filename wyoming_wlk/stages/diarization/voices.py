@@ -80,11 +80,14 @@ class _Overlaps:
             self.inside[number] = part.sum(axis=1) >= self.lengths
 
 
-def update_voices(state: DiarizationState) -> Votes:
-    """Clusters the pieces and identifies the local speakers of all pending windows."""
+def update_voices(state: DiarizationState, final: bool = False) -> Votes:
+    """Clusters the pieces and identifies the local speakers of all pending windows.
+
+    At the end of the audio (`final`) somebody who said but one word counts, if there is nobody else.
+    """
     overlaps = _Overlaps(state)
     _judge_pieces(state, overlaps)
-    voices, centroids = _cluster(state)
+    voices, centroids = _cluster(state, final)
     return _identify(state, overlaps, voices, centroids)
 
 
@@ -142,7 +145,7 @@ def _judge_pieces(state: DiarizationState, overlaps: _Overlaps) -> None:
     np.fill_diagonal(state.links, 0)
 
 
-def _cluster(state: DiarizationState) -> tuple[list[int], np.ndarray]:
+def _cluster(state: DiarizationState, final: bool) -> tuple[list[int], np.ndarray]:
     """Labels the pieces; the voices that count as speakers, and their directions [voices, d]."""
     if not len(state.voices) and not len(state.labels):
         return [], np.zeros((0, DIMENSIONS))
@@ -156,14 +159,16 @@ def _cluster(state: DiarizationState) -> tuple[list[int], np.ndarray]:
     found, state.next_voice = inherit_labels(clusters, labels, weights, state.next_voice)
     old = state.sums, state.weights
     state.sums, state.weights, state.voices = state.sums[:0], state.weights[:0], state.voices[:0]
+    totals = [float(weights[rows].sum()) for rows in clusters]
+    enough = min(ENOUGH, max(totals)) if final else ENOUGH
     speakers, directions = [], []
-    for voice, rows in zip(found, clusters, strict=True):
+    for voice, rows, total in zip(found, clusters, totals, strict=True):
         for row in rows:
             if row < known:
                 _remember(state, voice, old[0][row], float(old[1][row]))
             else:
                 state.labels[row - known] = voice
-        if sum(float(weights[row]) for row in rows) >= ENOUGH:
+        if total >= enough:
             speakers.append(voice)
             directions.append(sums[rows].sum(axis=0))
     return _admit(state, speakers, directions)
