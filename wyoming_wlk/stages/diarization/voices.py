@@ -20,6 +20,8 @@ KEPT_PIECES = 100
 """A minute of speech; older pieces live on in the sum of their voice."""
 HEAVIEST = 60.0
 """A voice weighs no more than a few minutes of speech, so that it follows a speaker whose voice changes."""
+SPARE_VOICES = 20
+"""Of voices that did not say enough yet, as many are kept."""
 HALF_RELIABLE = 1.25
 """Seconds of speech after which half of an embedding's variance is the voice; the rest depends on what was said."""
 SAME_VOICE = 0.55
@@ -103,6 +105,16 @@ def forget(state: DiarizationState) -> None:
     for name in ("embeddings", "masks", "ends", "purities", "labels"):
         setattr(state, name, vars(state)[name][surplus:])
     state.links = state.links[surplus:, surplus:]
+    _prune(state)
+
+
+def _prune(state: DiarizationState) -> None:
+    """Forgets the lightest voices that no client heard of: over a day, single noises would fill the memory."""
+    unheard = [row for row, voice in enumerate(state.voices) if voice not in state.speakers]
+    unheard.sort(key=lambda row: (-state.weights[row], row))
+    kept = np.ones(len(state.voices), bool)
+    kept[unheard[SPARE_VOICES:]] = False
+    state.voices, state.sums, state.weights = state.voices[kept], state.sums[kept], state.weights[kept]
 
 
 def _remember(state: DiarizationState, voice: int, total: np.ndarray, weight: float) -> None:
@@ -180,7 +192,10 @@ def _admit(state: DiarizationState, voices: list[int], directions: list[np.ndarr
     state.sums[heavy] *= (HEAVIEST / state.weights[heavy])[:, None]
     state.weights[heavy] = HEAVIEST
     order = sorted(range(len(voices)), key=lambda row: (voices[row] not in state.speakers, voices[row]))
-    admitted = order[: state.options.max_speakers]
+    alive = {*state.labels.tolist(), *state.voices.tolist()}
+    room = state.options.max_speakers - sum(1 for voice in state.speakers if voice in alive)
+    told = sum(1 for voice in voices if voice in state.speakers)
+    admitted = order[: told + max(0, room)]
     state.crowded = state.crowded or len(admitted) < len(order)
     centroids = np.array([_unit(directions[row]) for row in admitted]).reshape(-1, DIMENSIONS)
     return [voices[row] for row in admitted], centroids
