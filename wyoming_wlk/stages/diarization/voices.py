@@ -26,7 +26,7 @@ HALF_RELIABLE = 1.25
 """Seconds of speech after which half of an embedding's variance is the voice; the rest depends on what was said."""
 SAME_VOICE = 0.55
 """Mean likeness, corrected for reliability, from which two clusters are one: 1 is expected of the same voice, 0.2 of
-two voices, and up to 0.5 of two voices on one telephone line."""
+two voices, and up to 0.6 was seen of similar voices in one recording."""
 APART, TOGETHER = 0.5, 0.2
 """What it costs two pieces in likeness that the segmentation hears two speakers, and what one speaker brings them."""
 ENOUGH = 0.6
