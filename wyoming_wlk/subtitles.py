@@ -13,7 +13,7 @@ from typing import Any
 
 from wyoming_wlk.engine.request import Word
 from wyoming_wlk.languages import LANGUAGES
-from wyoming_wlk.stages import SpeakerTurn
+from wyoming_wlk.stages.diarizer import SpeakerTurn
 from wyoming_wlk.transcription import Segment, Transcription
 
 Json = dict[str, Any]

@@ -1,0 +1,488 @@
+"""Who spoke when: clustering as tables, scripted voices through the whole diarizer, real networks on real speech."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Iterator, Sequence
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from conftest import AUDIO, Clip
+
+from benchmarks.speakers import diarization_errors, read_rttm
+from wyoming_wlk.catalogue import DIARIZATION
+from wyoming_wlk.errors import ModelError
+from wyoming_wlk.models import ModelStore
+from wyoming_wlk.stages.diarization.clustering import assign, average_linkage, fill_gaps, inherit_labels, runs
+from wyoming_wlk.stages.diarization.export import _lstm, export_networks
+from wyoming_wlk.stages.diarization.features import filter_bank
+from wyoming_wlk.stages.diarization.graph import Graph
+from wyoming_wlk.stages.diarization.networks import (
+    DIMENSIONS,
+    FRAME,
+    FRAME_START,
+    EmbeddingNetwork,
+    SegmentationNetwork,
+)
+from wyoming_wlk.stages.diarization.online import OnlineDiarizer, Settled
+from wyoming_wlk.stages.diarization.pieces import new_pieces
+from wyoming_wlk.stages.diarization.state import (
+    HOP,
+    WINDOW_FRAMES,
+    DiarizationOptions,
+    DiarizationState,
+    SpeakerTurn,
+)
+from wyoming_wlk.stages.diarization.voices import forget
+from wyoming_wlk.stages.diarization.weights import read_state_dict
+
+RATE = 16000
+TONES = (300.0, 500.0, 900.0, 1600.0, 2800.0)
+"""Scripted voices: sine waves, far enough apart that each has mel bins of its own."""
+
+
+class ToneSegmentation:
+    """Plays the segmentation: who hums in each frame. Local speakers are numbered in the order of their pitch."""
+
+    def run(self, windows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [self._activity(window) for window in windows]
+
+    def _activity(self, window: np.ndarray) -> np.ndarray:
+        frames = np.lib.stride_tricks.sliding_window_view(window, 2 * FRAME)[FRAME_START - FRAME // 2 :: FRAME]
+        times = np.arange(2 * FRAME) / RATE
+        loud = np.stack([np.abs(frames @ np.exp(2j * np.pi * tone * times)) for tone in TONES], axis=1) > 20
+        loud = np.pad(loud, ((0, WINDOW_FRAMES), (0, 0)))[:WINDOW_FRAMES]
+        here = np.flatnonzero(loud.any(axis=0))[:3]
+        activity = np.zeros((WINDOW_FRAMES, 3), bool)
+        activity[:, : len(here)] = loud[:, here]
+        return activity
+
+
+class ToneEmbedding:
+    """Plays the embedding: a direction for each pitch, with a little of what all voices have in common."""
+
+    def run(self, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [self._embed(piece) for piece in pieces]
+
+    def _embed(self, piece: np.ndarray) -> np.ndarray:
+        embedding = np.zeros(DIMENSIONS, np.float32)
+        embedding[int(piece.mean(axis=0).argmax())] = 1
+        embedding[-1] = 0.2
+        return embedding / np.linalg.norm(embedding)
+
+
+def hum(*parts: tuple[float, Sequence[int]]) -> np.ndarray:
+    """Audio of scripted voices: (seconds, who hums)."""
+    pieces = []
+    for seconds, voices in parts:
+        times = np.arange(round(seconds * RATE)) / RATE
+        pieces.append(sum((0.1 * np.sin(2 * np.pi * TONES[voice] * times) for voice in voices), 0 * times))
+    return np.concatenate(pieces).astype(np.float32)
+
+
+def stream(
+    diarizer: OnlineDiarizer, state: DiarizationState, samples: np.ndarray, portion: int = 8000
+) -> list[SpeakerTurn]:
+    """All turns of a clip that comes in portions, checked against the horizons they were told with."""
+    turns: list[SpeakerTurn] = []
+    horizon = 0.0
+    for start in range(0, len(samples), portion):
+        (settled,) = diarizer.step([(state, samples[start : start + portion])])
+        turns += check(settled, horizon)
+        horizon = settled.horizon
+    return turns + check(diarizer.flush(state), horizon)
+
+
+def check(settled: Settled, told: float) -> list[SpeakerTurn]:
+    assert settled.horizon >= told
+    assert all(told <= turn.start < turn.end <= settled.horizon for turn in settled.turns)
+    return list(settled.turns)
+
+
+def joined(turns: Sequence[SpeakerTurn]) -> list[tuple[float, float, int]]:
+    """Turns as a reader sees them: what goes on at a horizon is one turn; to a tenth of a second."""
+    found: list[tuple[float, float, int]] = []
+    for speaker in sorted({turn.speaker for turn in turns}):
+        for turn in sorted((turn for turn in turns if turn.speaker == speaker), key=lambda turn: turn.start):
+            if found and found[-1][2] == speaker and found[-1][1] == turn.start:
+                found[-1] = (found[-1][0], turn.end, speaker)
+            else:
+                found.append((turn.start, turn.end, speaker))
+    return sorted((round(start, 1), round(end, 1), speaker) for start, end, speaker in found)
+
+
+def close(turns: Sequence[SpeakerTurn], expected: Sequence[tuple[float, float, int]]) -> bool:
+    """The expected turns, each boundary to a fifth of a second."""
+    found = joined(turns)
+    return len(found) == len(expected) and all(
+        a[2] == b[2] and abs(a[0] - b[0]) < 0.2 and abs(a[1] - b[1]) < 0.2 for a, b in zip(found, expected, strict=True)
+    )
+
+
+@pytest.fixture
+def scripted() -> OnlineDiarizer:
+    return OnlineDiarizer(ToneSegmentation(), ToneEmbedding())  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def networks(store: ModelStore) -> tuple[Path, Path]:
+    return export_networks(store.fetch(DIARIZATION))
+
+
+@pytest.fixture(scope="session")
+def diarizer(networks: tuple[Path, Path]) -> Iterator[OnlineDiarizer]:
+    yield OnlineDiarizer(SegmentationNetwork(networks[0]), EmbeddingNetwork(networks[1]))
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("vectors", "links", "clusters"),
+    [
+        ([[1, 0]], {}, [[0]]),
+        ([[1, 0], [0, 1], [1, 0]], {}, [[0, 2], [1]]),
+        ([[1, 0], [0.6, 0.8], [0, 1]], {}, [[0], [1, 2]]),
+        ([[1, 0], [1, 0]], {(0, 1): -0.5}, [[0], [1]]),
+        ([[1, 0], [0.4, 0.92]], {(0, 1): 0.2}, [[0, 1]]),
+        ([[1, 0], [1, 0], [0.8, 0.6]], {(0, 2): -0.9, (1, 2): -0.9}, [[0, 1], [2]]),
+        ([[1, 0], [0, 1], [-1, 0], [0, -1]], {}, [[0], [1], [2], [3]]),
+    ],
+)
+def test_average_linkage(
+    vectors: list[list[float]], links: dict[tuple[int, int], float], clusters: list[list[int]]
+) -> None:
+    """What is alike is merged, the most alike first, and links hold apart or bring together."""
+    matrix = np.zeros((len(vectors), len(vectors)))
+    for (a, b), value in links.items():
+        matrix[a, b] = matrix[b, a] = value
+    found = average_linkage(np.array(vectors, float), np.ones(len(vectors)), matrix, 0.55)
+    assert [sorted(rows) for rows in found] == clusters
+
+
+def test_average_linkage_is_weighted() -> None:
+    """A heavy cluster is not led away by a light piece; its sum counts with its weight."""
+    sums = np.array([[10.0, 0.0], [0.7, 0.7], [0.0, 1.0]])
+    found = average_linkage(sums, np.array([10.0, 1.0, 1.0]), np.zeros((3, 3)), 0.55)
+    assert found == [[0, 1], [2]]  # 0 and 1: 0.7; then with 2 only 0.06
+
+
+@pytest.mark.parametrize(
+    ("clusters", "labels", "weights", "expected"),
+    [
+        ([[0], [1]], [-1, -1], [1, 1], [5, 6]),
+        ([[0, 1], [2]], [3, -1, -1], [1, 1, 1], [3, 5]),
+        ([[0, 1]], [3, 4], [1, 2], [4]),
+        ([[0, 1]], [4, 3], [1, 1], [3]),
+        ([[0], [1, 2]], [3, 3, 3], [1, 1, 1], [5, 3]),
+        ([[0, 1], [2]], [3, 3, 4], [1, 1, 1], [3, 4]),
+    ],
+)
+def test_labels_are_inherited(
+    clusters: list[list[int]], labels: list[int], weights: list[float], expected: list[int]
+) -> None:
+    """A cluster keeps the label of most of its weight, a label goes to one cluster, and new ones count on."""
+    found, following = inherit_labels(clusters, np.array(labels), np.array(weights, float), 5)
+    assert found == expected and following == max(5, *(label + 1 for label in expected))
+
+
+def test_assignment_is_the_best() -> None:
+    """Against all possible assignments, with forbidden pairs."""
+    random = np.random.default_rng(1)
+    for _ in range(200):
+        rows, columns = int(random.integers(1, 4)), int(random.integers(1, 7))
+        scores, allowed = random.random((rows, columns)), random.random((rows, columns)) < 0.7
+        found = assign(scores, allowed)
+        taken = [column for column in found if column >= 0]
+        assert len(set(taken)) == len(taken) and all(allowed[row, c] for row, c in enumerate(found) if c >= 0)
+        best = max(
+            sum(scores[row, c] for row, c in enumerate(choice) if c < columns and allowed[row, c])
+            for choice in permutations(range(columns + rows), rows)
+        )
+        assert sum(scores[row, c] for row, c in enumerate(found) if c >= 0) == pytest.approx(best)
+
+
+def test_gaps_and_runs() -> None:
+    """A short silence within one voice is closed, one between two voices is not."""
+    active = np.array([[1, 0], [0, 0], [1, 0], [0, 0], [0, 1], [0, 0], [0, 0], [0, 0], [0, 1]], bool)
+    filled = fill_gaps(active, 3)
+    assert runs(filled[:, 0]) == [(0, 3)] and runs(filled[:, 1]) == [(4, 5), (8, 9)]
+    assert runs(np.zeros(4, bool)) == [] and fill_gaps(active[:0], 3).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("spoken", "known", "pieces"),
+    [
+        ([], None, []),
+        ([(0, 380, 417)], None, [(380, 417)]),
+        ([(0, 0, 417)], None, [(328, 417)]),
+        ([(0, 0, 380)], None, []),
+        ([(0, 390, 417), (1, 380, 417)], None, []),
+        ([(0, 350, 417), (1, 300, 380)], None, [(380, 417)]),
+        ([(0, 300, 360), (0, 390, 417)], None, [(390, 417)]),
+        ([(0, 350, 417)], (0, 380), [(350, 417)]),
+        ([(0, 350, 417)], (0, 390), []),
+    ],
+)
+def test_new_pieces(
+    spoken: list[tuple[int, int, int]], known: tuple[int, int] | None, pieces: list[tuple[int, int]]
+) -> None:
+    """A piece is one voice's newest speech alone, not across a pause, at most 1.5 s, and at least half new."""
+    activity, before = np.zeros((WINDOW_FRAMES, 3), bool), np.zeros(WINDOW_FRAMES, bool)
+    for speaker, start, end in spoken:
+        activity[start:end, speaker] = True
+    if known:
+        before[known[0] : known[1]] = True
+    assert [runs(mask)[0] for mask in new_pieces(activity, before)] == pieces
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "parts"),
+    [
+        ([(0, 10, "a")], [(0, 10, "x")], (0, 0, 0, 10)),
+        ([(0, 10, "a")], [(0, 8, "x")], (2, 0, 0, 10)),
+        ([(0, 8, "a")], [(0, 10, "x")], (0, 2, 0, 8)),
+        ([(0, 6, "a"), (6, 10, "b")], [(0, 10, "x")], (0, 0, 4, 10)),
+        ([(0, 6, "a"), (6, 10, "b")], [(0, 6, "x"), (6, 10, "x"), (6, 10, "y")], (0, 4, 0, 10)),
+        ([(0, 10, "a"), (4, 6, "b")], [(0, 10, "x")], (2, 0, 0, 12)),
+        ([(0, 5, "a"), (5, 10, "b")], [(0, 5, "y"), (5, 10, "x")], (0, 0, 0, 10)),
+    ],
+)
+def test_diarization_error_rate(
+    reference: list[tuple[float, float, str]],
+    hypothesis: list[tuple[float, float, str]],
+    parts: tuple[float, float, float, float],
+) -> None:
+    """Each kind of mistake in seconds; names do not matter, overlap does."""
+    errors = diarization_errors(reference, hypothesis, 10.0, collar=0)
+    assert (errors.missed, errors.false_alarm, errors.confusion, errors.speech) == pytest.approx(parts)
+    collared = diarization_errors([(2, 8, "a")], [(1.8, 8.2, "x")], 10.0, collar=0.25)
+    assert collared.rate == 0 and collared.speech == pytest.approx(5.5)
+
+
+# --- files and features -----------------------------------------------------------------------------------------------
+
+
+def test_filter_bank() -> None:
+    """Against the definition, bin by bin; an offset changes nothing, and what is too short is empty."""
+    samples = np.random.default_rng(2).standard_normal(1000).astype(np.float32) * 0.1
+    found = filter_bank(samples)
+    assert found.shape == (4, 80) and filter_bank(samples[:399]).shape == (0, 80)
+    frame = samples[160:560].astype(np.float64)
+    frame = frame - frame.mean()
+    frame = np.array([frame[0] * 0.03] + [frame[i] - 0.97 * frame[i - 1] for i in range(1, 400)])
+    window = [(0.5 - 0.5 * np.cos(2 * np.pi * i / 399)) ** 0.85 for i in range(400)]
+    power = np.abs(np.fft.rfft(frame * window, 512)) ** 2
+    mels = 1127 * np.log(1 + np.arange(257) * RATE / 512 / 700)
+    low, high = 1127 * np.log(1 + 20 / 700), 1127 * np.log(1 + 8000 / 700)
+    width = (high - low) / 81
+    for number in (0, 1, 40, 79):
+        centre = low + width * (number + 1)
+        energy = sum(power[i] * max(0, 1 - abs(mels[i] - centre) / width) for i in range(256))
+        assert found[1, number] == pytest.approx(np.log(energy), abs=2e-3)
+    assert filter_bank(samples + 0.5) == pytest.approx(found, abs=2e-2)
+
+
+def test_checkpoints_are_read_without_torch(store: ModelStore) -> None:
+    """The same tensors as torch reads."""
+    path = store.fetch(DIARIZATION) / "segmentation.pt"
+    expected = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    found = read_state_dict(path, "state_dict")
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name].numpy()) for name in found)
+
+
+def test_checkpoints_run_nothing(tmp_path: Path) -> None:
+    """A pickle that names anything but tensors is refused, and so is what is no checkpoint."""
+    for number, content in enumerate((pickle.dumps(Path), b"no pickle", pickle.dumps([1]))):
+        path = tmp_path / f"{number}.pt"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", content)
+        with pytest.raises(ModelError):
+            read_state_dict(path)
+    (tmp_path / "plain.pt").write_bytes(b"nothing")
+    with pytest.raises(ModelError):
+        read_state_dict(tmp_path / "plain.pt")
+
+
+def test_lstm_as_in_torch(tmp_path: Path) -> None:
+    """The graph's recurrent layer with torch's weights gives what torch gives."""
+    layer = torch.nn.LSTM(5, 4, bidirectional=True)
+    weights = {f"lstm.{name}": value.detach().numpy() for name, value in layer.named_parameters()}
+    graph = Graph("test")
+    graph.output("y", _lstm(graph, graph.input("x", ("frames", "batch", 5)), weights, 0), ("frames", "batch", 8))
+    (tmp_path / "lstm.onnx").write_bytes(graph.to_bytes())
+    session = onnxruntime.InferenceSession(str(tmp_path / "lstm.onnx"), providers=["CPUExecutionProvider"])
+    values = np.random.default_rng(3).standard_normal((7, 2, 5)).astype(np.float32)
+    (found,) = session.run(None, {"x": values})
+    assert found == pytest.approx(layer(torch.from_numpy(values))[0].detach().numpy(), abs=1e-6)
+
+
+def test_export_is_done_once(networks: tuple[Path, Path], tmp_path: Path) -> None:
+    """Files that are there are taken; checkpoints of something else are refused and leave nothing behind."""
+    before = [path.stat().st_mtime_ns for path in networks]
+    assert export_networks(networks[0].parent) == networks
+    assert [path.stat().st_mtime_ns for path in networks] == before
+    torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "segmentation.pt")
+    with pytest.raises(ModelError):
+        export_networks(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["segmentation.pt"]
+    with pytest.raises(ModelError):
+        SegmentationNetwork(tmp_path / "segmentation.pt")
+
+
+# --- scripted voices --------------------------------------------------------------------------------------------------
+
+
+def test_turns_of_scripted_voices(scripted: OnlineDiarizer) -> None:
+    """Voices are told apart, numbered in the order in which they come, known again, and heard through each other."""
+    samples = hum((1, []), (4, [2]), (3, [0]), (1, [0, 2]), (3, [2]), (2, []), (3, [0]))
+    expected = [(1, 5, 0), (5, 9, 1), (8, 12, 0), (14, 17, 1)]
+    assert close(stream(scripted, DiarizationState(), samples), expected)
+    hasty = stream(scripted, DiarizationState(DiarizationOptions(latency=1.0)), samples)
+    assert close(hasty, [(1, 5, 0), (5.6, 9, 1), *expected[2:]])  # a new voice needs more than half a second
+
+
+def test_nothing_waits_longer_than_the_latency(scripted: OnlineDiarizer) -> None:
+    """The horizon follows the audio at less than the latency, and more than half a second less than it."""
+    for latency in (0.6, 1.0, 5.0):
+        state = DiarizationState(DiarizationOptions(latency=latency))
+        for second in range(1, 15):
+            (settled,) = scripted.step([(state, hum((1, [second % 3])))])
+            assert second - settled.horizon <= max(latency, 0.6) + 0.05 or settled.horizon == 0 and second <= latency
+            assert settled.horizon <= second
+
+
+def test_labels_survive_minutes(scripted: OnlineDiarizer) -> None:
+    """A speaker who comes back after minutes, when none of its pieces is kept any more, has its number."""
+    others = [(6.0, [voice]) for voice in (0, 1, 2) * 6]
+    state = DiarizationState()
+    turns = stream(scripted, state, hum((6, [3]), *others, (60, []), (6, [3])), portion=RATE)
+    assert turns[0].speaker == 0 == turns[-1].speaker and {turn.speaker for turn in turns} == {0, 1, 2, 3}
+    assert len(state.ends) <= 100 and state.ends.min() > 10 * RATE / FRAME
+
+
+def test_more_voices_than_wanted(scripted: OnlineDiarizer) -> None:
+    """Voices beyond the limit are taken for others, and the state says so; nobody is left out."""
+    state = DiarizationState(DiarizationOptions(max_speakers=3))
+    samples = hum(*((3, [voice]) for voice in (0, 1, 2, 3, 4, 0)))
+    turns = stream(scripted, state, samples)
+    assert {turn.speaker for turn in turns} == {0, 1, 2} and state.crowded
+    assert turns[0].speaker == 0 == turns[-1].speaker
+    enough = DiarizationState(DiarizationOptions(max_speakers=5))
+    assert {turn.speaker for turn in stream(scripted, enough, samples)} == set(range(5)) and not enough.crowded
+
+
+def test_memory_is_bounded(scripted: OnlineDiarizer) -> None:
+    """After the first minutes a state does not grow."""
+    state = DiarizationState()
+    sizes = []
+    for _ in range(4):
+        scripted.step([(state, hum(*((3, [voice]) for voice in (0, 1, 2, 3) * 5)))])
+        sizes.append(len(state.to_bytes()))
+    assert max(sizes) < 2_000_000 and sizes[3] < sizes[2] + 1000
+
+
+def test_noises_are_forgotten() -> None:
+    """Voices that nobody heard of do not pile up; a speaker's memory stays, however light it is."""
+    count = 300
+    state = DiarizationState(speakers=[7])
+    state.embeddings = np.eye(count, DIMENSIONS, dtype=np.float32)
+    state.masks = np.zeros((count, WINDOW_FRAMES), bool)
+    state.masks[:, 60:] = True
+    state.masks[7, 80:] = False
+    state.ends, state.labels = np.arange(count) + 1000, np.arange(count)
+    state.purities, state.links = np.linspace(0.1, 1, count), np.zeros((count, count))
+    forget(state)
+    assert len(state.ends) == len(state.links) == len(state.labels) == 100
+    assert sorted(state.voices) == [7, *range(180, 200)]
+
+
+def test_portions_and_parking_make_no_difference(scripted: OnlineDiarizer) -> None:
+    """Audio in any portions, with the state written and read in between, gives the same turns."""
+    samples = hum((1, []), (4, [2]), (3, [0]), (2, [0, 2]), (3, [1]), (2, []), (3, [0]))
+    whole = stream(scripted, DiarizationState(), samples, portion=len(samples))
+    for portion in (1000, 8100, 33333):
+        state, turns = DiarizationState(), []
+        for start in range(0, len(samples), portion):
+            state = DiarizationState.from_bytes(state.to_bytes())
+            turns += scripted.step([(state, samples[start : start + portion])])[0].turns
+        turns += scripted.flush(state).turns
+        assert joined(turns) == joined(whole)
+
+
+def test_broken_state_is_refused() -> None:
+    """What is no state raises an error that callers expect."""
+    with pytest.raises((ValueError, KeyError)):
+        DiarizationState.from_bytes(b"\x10\0\0\0\0\0\0\0not a safetensor")
+
+
+# --- real voices ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "latency", "limit"), [("derived_2spk", 1, 0.1), ("dev00", 5, 0.2), ("tst00", 5, 0.55)]
+)
+def test_error_rate(diarizer: OnlineDiarizer, clips: dict[str, Clip], name: str, latency: float, limit: float) -> None:
+    """Two readers, a meeting of two and one of four who interrupt each other, somewhat above what was measured."""
+    clip = clips[name]
+    turns = stream(diarizer, DiarizationState(DiarizationOptions(latency=latency)), clip.samples)
+    heard = [(turn.start, turn.end, str(turn.speaker)) for turn in turns]
+    reference = read_rttm(AUDIO / f"{name}.rttm")
+    assert diarization_errors(reference, heard, len(clip.samples) / RATE, 0.25).rate < limit
+
+
+def test_real_speaker_comes_back(diarizer: OnlineDiarizer, clips: dict[str, Clip]) -> None:
+    """One reader, another, minutes of silence, and the first again with other words: the first's number."""
+    first, other, again = (
+        clips[f"{name}"].samples for name in ("1688-142285-0003", "1998-15444-0002", "1688-142285-0005")
+    )
+    silence = np.zeros(150 * RATE, np.float32)
+    turns = stream(diarizer, DiarizationState(), np.concatenate([first, other, silence, again]), portion=5 * RATE)
+    assert turns[0].speaker == 0 and {turn.speaker for turn in turns} == {0, 1}
+    late = [turn for turn in turns if turn.start > 150]
+    assert sum(turn.end - turn.start for turn in late if turn.speaker == 0) > 0.7 * len(again) / RATE
+
+
+def test_batch_equals_alone(diarizer: OnlineDiarizer, clips: dict[str, Clip]) -> None:
+    """Three clients at once, in odd portions and parked at every step, get what each gets alone, exactly."""
+    samples = [clips[name].samples[: 11 * RATE] for name in ("dev00", "tst00", "derived_2spk")]
+    options = [DiarizationOptions(latency=latency) for latency in (5, 1, 2)]
+    alone = [stream(diarizer, DiarizationState(o), s, 4 * RATE) for o, s in zip(options, samples, strict=True)]
+    states = [DiarizationState(option) for option in options]
+    together: list[list[SpeakerTurn]] = [[], [], []]
+    for start in range(0, 11 * RATE, 12345):
+        states = [DiarizationState.from_bytes(state.to_bytes()) for state in states]
+        settled = diarizer.step([(state, s[start : start + 12345]) for state, s in zip(states, samples, strict=True)])
+        for turns, new in zip(together, settled, strict=True):
+            turns += new.turns
+    for turns, state in zip(together, states, strict=True):
+        turns += diarizer.flush(state).turns
+    for one, among in zip(alone, together, strict=True):
+        assert one and among and sum(t.end - t.start for t in one) == pytest.approx(sum(t.end - t.start for t in among))
+        assert joined(one) == joined(among)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.001, 0.1, 1.0])
+def test_little_audio(diarizer: OnlineDiarizer, clips: dict[str, Clip], seconds: float) -> None:
+    """A stream of hardly anything ends without an error; a second of speech has a speaker."""
+    state = DiarizationState()
+    samples = clips["1688-142285-0003"].samples[RATE : RATE + round(seconds * RATE)]
+    (settled,) = diarizer.step([(state, samples)])
+    assert settled == Settled((), 0.0)
+    final = diarizer.flush(state)
+    assert final.horizon == len(samples) / RATE
+    assert [turn.speaker for turn in final.turns] == ([0] if seconds == 1 else [])
+
+
+@pytest.mark.parametrize("name", ["gen_hum50_10s", "stp_background_noise", "pyannote_empty"])
+def test_nobody_speaks(diarizer: OnlineDiarizer, clips: dict[str, Clip], name: str) -> None:
+    """Hum, background noise and silence have no speakers."""
+    state = DiarizationState()
+    assert stream(diarizer, state, clips[name].samples) == [] and not state.speakers
+    assert state.heard * FRAME - len(clips[name].samples) < HOP * FRAME

@@ -1,0 +1,1 @@
+"""Translators: committed words of one language into text of another."""
