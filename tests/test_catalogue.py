@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from wyoming_wlk.catalogue import CATALOGUE, VAD, CatalogueEntry, automatic_choices
+from wyoming_wlk.catalogue import CATALOGUE, DIARIZATION, VAD, CatalogueEntry, automatic_choices
 from wyoming_wlk.errors import ModelError
 from wyoming_wlk.languages import LANGUAGES
 from wyoming_wlk.models import ModelStore
 
 
-@pytest.mark.parametrize("entry", [*CATALOGUE.values(), VAD], ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", [*CATALOGUE.values(), VAD, DIARIZATION], ids=lambda entry: entry.name)
 def test_catalogue_entry(entry: CatalogueEntry) -> None:
     """Each model has a source and pinned weights; what comes from packages is pinned file by file."""
     assert entry.sources and entry.megabytes > 0 and re.fullmatch(r"[a-z0-9.-]+", entry.name)
-    assert "silero_vad.onnx" in entry.sha256 or "model.bin" in entry.sha256
+    assert entry.sha256.keys() & {"model.bin", "silero_vad.onnx", "segmentation.pt"}
     assert all(re.fullmatch("[0-9a-f]{64}", checksum) for checksum in entry.sha256.values())
     assert entry.revision is None or re.fullmatch("[0-9a-f]{40}", entry.revision)
     assert entry.repository is None or entry.revision or entry.package
