@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -56,6 +55,7 @@ async def serve(config: Config, ready: Callable[[list[str]], None] = lambda addr
         await asyncio.wait({loading, ending}, return_when=asyncio.FIRST_COMPLETED)
         if not ending.done():
             await _first_load(loading)
+            await services.stages.load(services.stages.usual(services.defaults))
             _LOG.info("Ready: model %s on %s", services.model.name, ", ".join(addresses))
             ready(addresses)
             chores += _chores(services, addresses)
@@ -71,6 +71,7 @@ async def serve(config: Config, ready: Callable[[list[str]], None] = lambda addr
         await asyncio.gather(listeners.stop(_GRACE_SECONDS), http.stop(_GRACE_SECONDS))
         loading.cancel()
         await services.host.close()
+        services.stages.close()
         executor.shutdown(wait=False, cancel_futures=True)
         loader.shutdown(wait=False)
         _LOG.info("goodbye")

@@ -1,8 +1,8 @@
 """Whose words: committed words meet speaker turns by time, and sentences are not torn apart. Pure: no models, no I/O.
 
 Turns are known some seconds behind the audio, words a second or two: each waits for the other. A change of speaker near
-the end of a sentence was at that end, wherever the turns say it was; so words near a change, or behind a sentence's end,
-wait until no later word can move them to the other speaker.
+the end of a sentence was at that end, wherever the turns say it was; so words near a change, or behind the end of a
+sentence, wait until no later word can move them to the other speaker.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NEAR_SECONDS = 1.0
 
 _TORN_WORDS = 3
 _TORN_SECONDS = 1.0
-"""How far apart a change and the end of a sentence may be for them to be one: neither turns nor words are that exact."""
+"""So far apart a change and the end of a sentence may be one: neither turns nor words are that exact."""
 
 _KEPT_SECONDS = 30.0
 """So long after it was said a word may be committed and still find its speaker."""

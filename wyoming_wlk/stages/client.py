@@ -31,10 +31,10 @@ class ClientStage(ABC):
     """One client's part. Made by `Stages`, run by the session."""
 
     def __init__(self, name: str, client: str, emit: Emit, patient: bool) -> None:
-        """`emit` is told what comes out. `patient`: the audio is a recording, which waits for a stage that is behind."""
+        """`emit` is told what comes out. `patient`: the audio is a recording and waits for a stage that is behind."""
         self.name = name
         self._client, self._emit, self._patient = client, emit, patient
-        self._changed = asyncio.Event()
+        self._changed, self._room = asyncio.Event(), asyncio.Event()
         self._stopping = self._over = False
 
     async def hear(self, audio: np.ndarray) -> None:
@@ -52,13 +52,18 @@ class ClientStage(ABC):
 
     async def run(self) -> None:
         """Until all is done that was there when `stop` was called. Raises what `emit` raises."""
-        while not self._over:
-            try:
-                events = await self._work()
-            except Exception as err:
-                self._over = True
-                events = self._fail(self._notice(err))
-            await self._tell(events)
+        try:
+            while not self._over:
+                try:
+                    events = await self._work()
+                except Exception as err:
+                    self._over = True
+                    events = self._fail(self._notice(err))
+                self._room.set()
+                await self._tell(events)
+        finally:
+            self._over = True
+            self._room.set()
 
     def park(self) -> bytes | None:
         """What the client's next session should know; None for nothing. After `run`."""
@@ -82,6 +87,12 @@ class ClientStage(ABC):
         while not (enough() or self._stopping):
             self._changed.clear()
             await self._changed.wait()
+
+    async def _wait_for_room(self, full: Callable[[], bool]) -> None:
+        """Holds a recording up while too much waits."""
+        while self._patient and full() and not self._over:
+            self._room.clear()
+            await self._room.wait()
 
     def _notice(self, error: Exception) -> StageNotice:
         if isinstance(error, WlkError):

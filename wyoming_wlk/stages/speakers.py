@@ -48,7 +48,6 @@ class SpeakerStage(ClientStage):
         """Where this session begins on the clock of the diarization, in seconds."""
         self._audio: list[np.ndarray] = []
         self._samples = 0
-        self._taken = asyncio.Event()
         self._attribution = Attribution()
         self._line: list[Word] = []
         self._tentative: tuple[Word, ...] = ()
@@ -61,9 +60,7 @@ class SpeakerStage(ClientStage):
     # --- in -----------------------------------------------------------------------------------------------------------
 
     async def hear(self, audio: np.ndarray) -> None:
-        while self._patient and self._samples > _BEHIND_SECONDS / 2 * SAMPLE_RATE and not self._over:
-            self._taken.clear()
-            await self._taken.wait()
+        await self._wait_for_room(lambda: self._samples > _BEHIND_SECONDS / 2 * SAMPLE_RATE)
         if not self._over:
             self._audio.append(audio)
             self._samples += len(audio)
@@ -127,13 +124,11 @@ class SpeakerStage(ClientStage):
         portion, rest = np.split(audio, [int(_MOST_SECONDS * SAMPLE_RATE)])
         self._audio = [rest] if len(rest) else []
         self._samples = len(rest)
-        self._taken.set()
         return portion
 
     def _fail(self, notice: StageNotice) -> Sequence[Event]:
         self._attribution.hear([], math.inf)
         self._audio, self._samples = [], 0
-        self._taken.set()
         return [notice, *self._lines(), *self._release()]
 
     def park(self) -> bytes | None:

@@ -6,7 +6,6 @@ pause or a change of speaker, so that each belongs to one segment.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from abc import abstractmethod
 from collections import deque
@@ -56,7 +55,6 @@ class _Translating(ClientStage):
         self._language = language
         self._numbers = SegmentNumbers()
         self._waiting: deque[_Text] = deque()
-        self._taken = asyncio.Event()
 
     async def take(self, event: Event) -> None:
         await self._emit(event)
@@ -68,9 +66,7 @@ class _Translating(ClientStage):
         elif isinstance(event, SegmentEnded | Finished) and was_open:
             self._last(segment).ended = True
         self._changed.set()
-        while self._patient and len(self._waiting) > _BEHIND_SEGMENTS / 2 and not self._over:
-            self._taken.clear()
-            await self._taken.wait()
+        await self._wait_for_room(lambda: len(self._waiting) > _BEHIND_SEGMENTS / 2)
 
     def _last(self, segment: int) -> _Text:
         if not self._waiting or self._waiting[-1].segment != segment:
@@ -84,13 +80,10 @@ class _Translating(ClientStage):
         if not self._waiting:
             self._over = True
             return []
-        text = self._waiting.popleft()
-        self._taken.set()
-        return [await self._translate(text)]
+        return [await self._translate(self._waiting.popleft())]
 
     def _fail(self, notice: StageNotice) -> Sequence[Event]:
         self._waiting.clear()
-        self._taken.set()
         return [notice]
 
     @abstractmethod

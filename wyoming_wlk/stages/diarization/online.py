@@ -21,7 +21,7 @@ from wyoming_wlk.stages.diarization.networks import (
 from wyoming_wlk.stages.diarization.pieces import SECOND, new_pieces, piece_features
 from wyoming_wlk.stages.diarization.state import HOP, DiarizationState
 from wyoming_wlk.stages.diarization.voices import Votes, forget, update_voices
-from wyoming_wlk.stages.diarizer import DiarizationOptions, Diarizer, Heard, Settled, SpeakerTurn
+from wyoming_wlk.stages.diarizer import DiarizationOptions, Diarizer, Heard, Settled, SpeakerTurn, joined
 
 SAMPLE_RATE = 16000
 LEAST_LATENCY = 0.6
@@ -75,7 +75,7 @@ class OnlineDiarizer(Diarizer[DiarizationState]):
             turns = self._settle_all(state)
         else:
             turns = self._settle_windows(state, state.end)
-        return Settled(_joined(turns), _seconds(state, state.horizon), state.crowded)
+        return Settled(joined(turns), _seconds(state, state.horizon), state.crowded)
 
     def _settle_windows(self, state: DiarizationState, end: int) -> list[SpeakerTurn]:
         """What the windows tell for which there is enough audio, up to the sample `end`."""
@@ -156,15 +156,6 @@ def _tell(state: DiarizationState, votes: Votes, until: int) -> list[SpeakerTurn
                 found.append(SpeakerTurn(_seconds(state, begin), _seconds(state, stop), speaker))
     state.horizon = until
     return found
-
-
-def _joined(turns: Sequence[SpeakerTurn]) -> tuple[SpeakerTurn, ...]:
-    """Turns in order of time, with those as one that were only parted by a horizon."""
-    found: dict[tuple[int, float], SpeakerTurn] = {}  # by speaker and end
-    for turn in sorted(turns, key=lambda turn: (turn.start, turn.end, turn.speaker)):
-        before = found.pop((turn.speaker, turn.start), turn)
-        found[turn.speaker, turn.end] = SpeakerTurn(before.start, turn.end, turn.speaker)
-    return tuple(sorted(found.values(), key=lambda turn: (turn.start, turn.end, turn.speaker)))
 
 
 def _loudest(votes: Votes) -> np.ndarray:
