@@ -160,9 +160,9 @@ class Session:
                 for event in self._utterance.events():
                     self._note_delay(event)
                     await self._emit(event)
-            for stage in self._stages:
+            for stage, task in zip(self._stages, stages, strict=True):  # what comes out of one goes into the next
                 stage.stop()
-            await asyncio.gather(*stages)
+                await task
             self._park_stages()
         finally:
             self._ended = True

@@ -17,11 +17,14 @@ from wyoming_wlk.stages.diarization.online import load_online
 from wyoming_wlk.stages.diarizer import DiarizationOptions, Diarizer
 from wyoming_wlk.stages.speakers import DiarizationWorker, SpeakerStage
 from wyoming_wlk.stages.translating import TextTranslation, TranslationWorker, WhisperTranslation
-from wyoming_wlk.stages.translation.languages import normalized
+from wyoming_wlk.stages.translation.languages import language_tag, primary_language
+from wyoming_wlk.stages.translation.load import load_bergamot
 from wyoming_wlk.stages.translator import Translator
 from wyoming_wlk.stages.worker import Worker
 
-_YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "none")
+_OFF = ("off", "none")
+_YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "0", *_OFF)
+"""Norwegian is a language, too: only where no language is meant `no` is one of these."""
 _SYNONYMS = {"diart": "online"}
 _MAX_NAME = 40
 
@@ -33,11 +36,11 @@ class Stages:
         self._config = config.stages
         self._store = ModelStore(config.model.data_dir, config.model.offline)
         self._diarizers: dict[str, DiarizationWorker] = {
-            name: Worker(f"diarization {name}", load, Diarizer.step)
+            name: Worker(f"diarization {name}", load, lambda diarizer, heard: diarizer.step(heard))
             for name, load in {"online": self._load_online, "sortformer": self._load_sortformer}.items()
         }
         self._translators: dict[str, TranslationWorker] = {
-            name: Worker(f"translation {name}", load, Translator.step)
+            name: Worker(f"translation {name}", load, lambda translator, said: translator.step(said))
             for name, load in {"bergamot": self._load_bergamot, "nllb": self._load_nllb}.items()
         }
 
@@ -57,8 +60,8 @@ class Stages:
         if translation not in TRANSLATORS:
             raise RequestError(f"translation is none of {', '.join(TRANSLATORS)}: {translation[:_MAX_NAME]!r}")
         target = wishes.get("target_language", "") or options.target_language
-        target = "" if target.lower() in _NO else normalized(target) if target else ""
-        if target and translation == "whisper" and target != "en":
+        target = "" if target.lower() in ("", *_OFF) else str(language_tag(target))
+        if target and translation == "whisper" and primary_language(target) != "en":
             raise RequestError("translation by whisper is into English only")
         return replace(
             options,
@@ -121,7 +124,7 @@ class Stages:
         if options.translation in self._translators:
             source = options.language if options.language != "auto" else "en"
             target = options.target_language
-            if source != target:
+            if language_tag(source) != language_tag(target):
                 await self._translators[options.translation].call(lambda translator: translator.begin(source, target))
 
     def close(self) -> None:
@@ -143,8 +146,6 @@ class Stages:
         return load_sortformer(self._config.sortformer_model, self._store)
 
     def _load_bergamot(self) -> Translator[Any]:
-        from wyoming_wlk.stages.translation.bergamot import load_bergamot
-
         return load_bergamot(self._store)
 
     def _load_nllb(self) -> Translator[Any]:

@@ -21,6 +21,7 @@ from wyoming_wlk.engine.request import StepKind, StepRequest, Word
 from wyoming_wlk.events import Event, Finished, SegmentEnded, StageNotice, TextUpdate, TranslationUpdate
 from wyoming_wlk.segments import SegmentNumbers
 from wyoming_wlk.stages.client import BehindError, ClientStage, Emit
+from wyoming_wlk.stages.translation.languages import language_tag
 from wyoming_wlk.stages.translator import Said, Translated, Translation, Translator
 from wyoming_wlk.stages.worker import Worker
 
@@ -119,7 +120,7 @@ class TextTranslation(_Translating):
         source = self._language()
         if source is not None and source != self._source:
             self._state = None
-            if source != self._target:
+            if language_tag(source) != language_tag(self._target):
                 self._state = await self._worker.call(lambda translator: translator.begin(source, self._target))
             self._source = source
         if self._state is None:  # it is said in the language that is wanted

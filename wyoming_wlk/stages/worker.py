@@ -74,7 +74,10 @@ class Worker(Generic[Model, Item, Result]):
 
     async def _outcomes(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
         try:
-            return await self._on_thread(lambda: self._step(self._loaded(), items))
+            outcomes = await self._on_thread(lambda: self._step(self._loaded(), items))
+            if len(outcomes) != len(items):
+                raise ValueError(f"{len(outcomes)} results for {len(items)} items")
+            return outcomes
         except WlkError as err:
             return [err] * len(items)
         except Exception as err:
