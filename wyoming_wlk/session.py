@@ -170,9 +170,9 @@ class Session:
             self._speech.leave()
             if request is not None:
                 request.cancelled = True
-            for task in (arrival, step, *stages):
-                if task is not None:
-                    task.cancel()
+            for waiting in (arrival, step, *stages):
+                if waiting is not None:
+                    waiting.cancel()
             await asyncio.gather(*stages, return_exceptions=True)
 
     def _park_stages(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from wyoming.event import Event as Message
+from wyoming.user_event import UserEvent
 
 from wyoming_wlk.captions import joined
 from wyoming_wlk.engine.context import ClientOptions
@@ -39,15 +40,15 @@ class Extras:
         elif isinstance(event, StageNotice):
             self._notices.append(event.text)
 
-    def message(self, options: ClientOptions) -> Message:
+    def message(self, options: ClientOptions, context: dict[str, Any] | None) -> Message:
         """Segments in order: of one speaker each where the client asked for speakers, translated where it asked."""
         segments = [self._segments[number] for number in sorted(self._segments)]
         for segment in segments:
             segment["translation"] = segment["translation"].strip()
-        data: dict[str, Any] = {"name": NAME, "segments": segments, "notices": self._notices}
+        data: dict[str, Any] = {"segments": segments, "notices": self._notices}
         if options.target_language:
             data["target_language"] = options.target_language
-        return Message("user-event", data)
+        return UserEvent(NAME, data, context).event()
 
     def _segment(self, number: int) -> dict[str, Any]:
         return self._segments.setdefault(number, {"translation": ""})

@@ -302,7 +302,7 @@ class _Turn:
                     session.stop()
                 await session.run()
                 if options.diarization or options.target_language:
-                    await self._connection.send(self._extras.message(options))
+                    await self._connection.send(self._extras.message(options, self._request.context))
         finally:
             self.stopping = True
             self._session.cancel()
