@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wyoming_wlk.catalogue import nllb_entry
 from wyoming_wlk.errors import ModelError
 from wyoming_wlk.models import ModelStore
-from wyoming_wlk.stages.translation.state import TranslationState
 from wyoming_wlk.stages.translator import Translator
+
+if TYPE_CHECKING:
+    from wyoming_wlk.stages.translation.state import TranslationState
 
 
 def load_bergamot(store: ModelStore) -> Translator[TranslationState]:
