@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +16,6 @@ from test_translation import spoken
 from wyoming_wlk.errors import ModelError, RequestError
 from wyoming_wlk.models import ModelStore
 from wyoming_wlk.stages.translation.bergamot import Bergamot, mozilla_code
-from wyoming_wlk.stages.translation.load import load_bergamot
 from wyoming_wlk.stages.translation.process import LineProcess
 from wyoming_wlk.stages.translation.simultaneous import SimultaneousTranslator
 from wyoming_wlk.stages.translation.texts import Text
@@ -128,11 +130,33 @@ def test_nonsense_from_the_process(answer: str, tmp_path: Path) -> None:
         LineProcess(program, timeout=20).ask({})
 
 
-def test_not_installed(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the extra the error says what to install."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"bergamot is not installed: pip install wyoming-wlk\[bergamot\]"):
-        load_bergamot(store)
+@pytest.mark.parametrize(
+    ("missing", "extra"),
+    [
+        ("fxtranslate", "bergamot"),
+        ("sentencex", "bergamot"),
+        ("sentencex", "nllb"),
+        ("nllw", "nllb"),
+        ("transformers", "nllb"),
+    ],
+)
+def test_not_installed(missing: str, extra: str, tmp_path: Path) -> None:
+    """Without the extra the package can be imported, and the error says what to install."""
+    program = f"""
+        import importlib.util, sys
+        from pathlib import Path
+        from wyoming_wlk.models import ModelStore
+        sys.modules["{missing}"] = None
+        find = importlib.util.find_spec
+        importlib.util.find_spec = lambda name: find(name) if name != "{missing}" else None
+        from wyoming_wlk.stages.translation.load import load_{extra}
+        from wyoming_wlk.stages.translation.languages import language_tag
+        load_{extra}(ModelStore(Path({str(tmp_path)!r}), offline=True))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
+    assert (
+        f"ModelError: the translation backend {extra} is not installed: pip install wyoming-wlk[{extra}]" in done.stderr
+    )
 
 
 def test_offline(tmp_path: Path) -> None:

