@@ -18,7 +18,7 @@ from wyoming_wlk.stages.diarizer import DiarizationOptions, Diarizer
 from wyoming_wlk.stages.speakers import DiarizationWorker, SpeakerStage
 from wyoming_wlk.stages.translating import TextTranslation, TranslationWorker, WhisperTranslation
 from wyoming_wlk.stages.translation.languages import language_tag, primary_language
-from wyoming_wlk.stages.translation.load import load_bergamot
+from wyoming_wlk.stages.translation.load import load_bergamot, load_nllb
 from wyoming_wlk.stages.translator import Translator
 from wyoming_wlk.stages.worker import Worker
 
@@ -149,6 +149,4 @@ class Stages:
         return load_bergamot(self._store)
 
     def _load_nllb(self) -> Translator[Any]:
-        from wyoming_wlk.stages.translation.nllb import load_nllb
-
-        return load_nllb(self._config.nllb_model, self._config.nllb_backend, self._store)
+        return load_nllb(self._store, self._config.nllb_model, self._config.nllb_backend)
