@@ -17,13 +17,11 @@ import soundfile
 from benchmarks.clips import DEFAULT_AUDIO, SAMPLE_RATE, Clip
 from benchmarks.report import percentage, print_machine, print_table, progress
 from benchmarks.speakers import Errors, Turn, diarization_errors, read_rttm
-from wyoming_wlk.catalogue import DIARIZATION
 from wyoming_wlk.config import ModelConfig
 from wyoming_wlk.models import ModelStore
-from wyoming_wlk.stages.diarization.export import export_networks
-from wyoming_wlk.stages.diarization.networks import EmbeddingNetwork, SegmentationNetwork
-from wyoming_wlk.stages.diarization.online import OnlineDiarizer
-from wyoming_wlk.stages.diarization.state import DiarizationOptions, DiarizationState
+from wyoming_wlk.stages.diarization.install import install_networks
+from wyoming_wlk.stages.diarization.online import OnlineDiarizer, load_online
+from wyoming_wlk.stages.diarizer import DiarizationOptions, Heard, SpeakerTurn
 
 COLLAR = 0.25
 """Seconds before and after each boundary of the reference that are not scored."""
@@ -76,13 +74,17 @@ def load_known_clips(folder: Path) -> list[KnownClip]:
 
 def diarize(diarizer: OnlineDiarizer, known: KnownClip, latency: float, portion: float) -> Result:
     """Streams a clip in portions of some seconds."""
-    samples, turns = known.clip.samples, []
-    state = DiarizationState(DiarizationOptions(latency=latency))
+    samples = known.clip.samples
+    turns: list[SpeakerTurn] = []
+    state = diarizer.begin(DiarizationOptions(latency=latency))
     size = round(portion * SAMPLE_RATE)
     began = time.process_time()
     for start in range(0, len(samples), size):
-        turns += diarizer.step([(state, samples[start : start + size])])[0].turns
-    turns += diarizer.flush(state).turns
+        last = start + size >= len(samples)
+        (settled,) = diarizer.step([Heard(state, samples[start : start + size], last)])
+        if isinstance(settled, Exception):
+            raise settled
+        turns += settled.turns
     busy = time.process_time() - began
     heard = [(turn.start, turn.end, str(turn.speaker)) for turn in turns]
     length = len(samples) / SAMPLE_RATE
@@ -93,11 +95,11 @@ def diarize(diarizer: OnlineDiarizer, known: KnownClip, latency: float, portion:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--audio", type=Path, default=DEFAULT_AUDIO, help="folder with manifest.jsonl")
+    parser.add_argument("--data-dir", type=Path, default=ModelConfig().data_dir, help="where the models are kept")
     parser.add_argument("--latency", type=float, nargs="+", default=[5.0, 1.0], help="seconds")
     parser.add_argument("--portion", type=float, default=0.1, help="seconds of audio at once")
     arguments = parser.parse_args()
-    segmentation, embedding = export_networks(ModelStore(ModelConfig().data_dir).fetch(DIARIZATION))
-    diarizer = OnlineDiarizer(SegmentationNetwork(segmentation), EmbeddingNetwork(embedding))
+    diarizer = load_online(*install_networks(ModelStore(arguments.data_dir)))
     clips = load_known_clips(arguments.audio)
     print_machine()
     rows: list[list[str]] = []

@@ -104,7 +104,7 @@ async def measure(launch: Launch, job: Job) -> Figures:
         if "crowd" in job.parts or "memory" in job.parts:
             progress(f"{launch.name}: {job.clients} clients")
             server.reset_peak()
-            figures.crowd = await _crowd(server, job)
+            figures.crowd = await crowd(server, job)
             peak = server.peak_memory_mb
             await asyncio.sleep(_SETTLE_SECONDS)
             figures.memory = Memory(loaded, connection, peak, server.memory_mb)
@@ -113,7 +113,7 @@ async def measure(launch: Launch, job: Job) -> Figures:
     return figures
 
 
-async def _crowd(server: Server, job: Job) -> Crowd:
+async def crowd(server: Server, job: Job) -> Crowd:
     """Each client speaks its share of the clips, the next as soon as it has the transcript of the last."""
     total = max(len(job.short), job.clients * _CLIPS_PER_CLIENT)
     clips = list(itertools.islice(itertools.cycle(job.short), total))

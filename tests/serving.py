@@ -58,7 +58,7 @@ async def serving(
     """A server on free ports, with greedy finals; `others` can be changed to, `changes` are options of any section, by
     name."""
     config = Config(http=HttpConfig(http=Address("127.0.0.1", 0)), decoding=DecodingConfig(beam_size=1))
-    for section in ("server", "http", "voice", "limits", "decoding", "programs", "home", "model"):
+    for section in ("server", "http", "voice", "limits", "decoding", "programs", "home", "model", "stages"):
         known = {name: value for name, value in changes.items() if hasattr(getattr(config, section), name)}
         config = replace(config, **{section: replace(getattr(config, section), **known)})
     speech: asyncio.Future[Speech] = asyncio.get_running_loop().create_future()

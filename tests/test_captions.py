@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from wyoming_wlk.captions import SILENCE_SECONDS, Captions, Line, OpenSegment, View, change
 from wyoming_wlk.engine.request import Word
 from wyoming_wlk.events import Event, Finished, SegmentEnded, SpeechStarted, TextUpdate
-from wyoming_wlk.streams import Entry, Update
+from wyoming_wlk.streams import Entry, Update, Volatile
 
 
 def words(text: str, start: float) -> tuple[Word, ...]:
@@ -23,7 +23,7 @@ def said(text: str, start: float, tentative: str = "") -> TextUpdate:
 
 
 def update(*events: Event, tentative: str = "") -> Update:
-    return Update(1, 1, tuple(Entry(1, 1, event) for event in events), words(tentative, 0))
+    return Update(1, 1, tuple(Entry(1, 1, event) for event in events), Volatile(tentative=words(tentative, 0)))
 
 
 def ended(text: str = "anything", kept: int = 0) -> SegmentEnded:

@@ -8,23 +8,51 @@ from pathlib import Path
 
 import pytest
 
-from wyoming_wlk.catalogue import CATALOGUE, VAD, CatalogueEntry, automatic_choices
+from wyoming_wlk.catalogue import (
+    CATALOGUE,
+    DIARIZATION,
+    VAD,
+    CatalogueEntry,
+    automatic_choices,
+    nllb_entry,
+    translation_entry,
+)
 from wyoming_wlk.errors import ModelError
 from wyoming_wlk.languages import LANGUAGES
 from wyoming_wlk.models import ModelStore
 
 
-@pytest.mark.parametrize("entry", [*CATALOGUE.values(), VAD], ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", [*CATALOGUE.values(), VAD, DIARIZATION], ids=lambda entry: entry.name)
 def test_catalogue_entry(entry: CatalogueEntry) -> None:
     """Each model has a source and pinned weights; what comes from packages is pinned file by file."""
     assert entry.sources and entry.megabytes > 0 and re.fullmatch(r"[a-z0-9.-]+", entry.name)
-    assert "silero_vad.onnx" in entry.sha256 or "model.bin" in entry.sha256
+    assert entry.sha256.keys() & {"model.bin", "silero_vad.onnx", "segmentation.pt"}
     assert all(re.fullmatch("[0-9a-f]{64}", checksum) for checksum in entry.sha256.values())
     assert entry.revision is None or re.fullmatch("[0-9a-f]{40}", entry.revision)
     assert entry.repository is None or entry.revision or entry.package
     for file in entry.package:
         assert file.name in entry.sha256
         assert all(re.fullmatch(r"[a-z0-9-]+==[0-9.]+", requirement) for requirement, _ in file.parts)
+
+
+@pytest.mark.parametrize("pair", [("en", "pt"), ("pt", "en"), ("en", "de")])
+def test_bergamot_entry(pair: tuple[str, str]) -> None:
+    """English and Portuguese are pinned file by file, out of a package; Mozilla states the checksums of all others."""
+    entry = translation_entry(*pair)
+    assert entry.name == f"bergamot-{pair[0]}-{pair[1]}" and entry.sources == (
+        ("package",) if "pt" in pair else ("firefox",)
+    )
+    assert {file.name for file in entry.package} == set(entry.sha256) and entry.wheel_of or "pt" not in pair
+    assert all(re.fullmatch("[0-9a-f]{64}", checksum) for checksum in entry.sha256.values())
+
+
+@pytest.mark.parametrize("size", ["600M", "1.3B"])
+@pytest.mark.parametrize("library", ["ctranslate2", "transformers"])
+def test_nllb_entry(size: str, library: str) -> None:
+    """NLLB's commits on the hub are pinned; the hub states the checksums of its files."""
+    entry = nllb_entry(size.lower(), library)
+    assert entry.repository and entry.sources == ("hub",) and re.fullmatch("[0-9a-f]{40}", entry.revision or "")
+    assert ("model.bin" in entry.hub_files) == (library == "ctranslate2") and "tokenizer.json" in entry.hub_files
 
 
 def test_catalogue_languages() -> None:

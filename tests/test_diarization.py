@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
-import torch
 from conftest import AUDIO, Clip
 
 from benchmarks.speakers import diarization_errors, read_rttm
-from wyoming_wlk.catalogue import DIARIZATION
-from wyoming_wlk.errors import ModelError
+from wyoming_wlk.errors import RequestError
 from wyoming_wlk.models import ModelStore
 from wyoming_wlk.stages.diarization.clustering import assign, average_linkage, fill_gaps, inherit_labels, runs
-from wyoming_wlk.stages.diarization.export import _lstm, export_networks
-from wyoming_wlk.stages.diarization.features import filter_bank
-from wyoming_wlk.stages.diarization.graph import Graph
-from wyoming_wlk.stages.diarization.networks import (
-    DIMENSIONS,
-    FRAME,
-    FRAME_START,
-    EmbeddingNetwork,
-    SegmentationNetwork,
-)
-from wyoming_wlk.stages.diarization.online import OnlineDiarizer, Settled
+from wyoming_wlk.stages.diarization.install import install_networks
+from wyoming_wlk.stages.diarization.networks import FRAME, FRAME_START, WINDOW_FRAMES
+from wyoming_wlk.stages.diarization.online import OnlineDiarizer, load_online
 from wyoming_wlk.stages.diarization.pieces import new_pieces
-from wyoming_wlk.stages.diarization.state import (
-    HOP,
-    WINDOW_FRAMES,
-    DiarizationOptions,
-    DiarizationState,
-    SpeakerTurn,
-)
+from wyoming_wlk.stages.diarization.state import HOP, DiarizationState
 from wyoming_wlk.stages.diarization.voices import forget
-from wyoming_wlk.stages.diarization.weights import read_state_dict
+from wyoming_wlk.stages.diarizer import DiarizationOptions, Heard, Settled, SpeakerTurn
 
 RATE = 16000
 TONES = (300.0, 500.0, 900.0, 1600.0, 2800.0)
@@ -66,11 +46,13 @@ class ToneSegmentation:
 class ToneEmbedding:
     """Plays the embedding: a direction for each pitch, with a little of what all voices have in common."""
 
+    name, dimensions = "tones", 192
+
     def run(self, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [self._embed(piece) for piece in pieces]
 
     def _embed(self, piece: np.ndarray) -> np.ndarray:
-        embedding = np.zeros(DIMENSIONS, np.float32)
+        embedding = np.zeros(self.dimensions, np.float32)
         embedding[int(piece.mean(axis=0).argmax())] = 1
         embedding[-1] = 0.2
         return embedding / np.linalg.norm(embedding)
@@ -85,23 +67,28 @@ def hum(*parts: tuple[float, Sequence[int]]) -> np.ndarray:
     return np.concatenate(pieces).astype(np.float32)
 
 
+def begin(diarizer: OnlineDiarizer, latency: float = 5.0, max_speakers: int = 10) -> DiarizationState:
+    return diarizer.begin(DiarizationOptions(latency, max_speakers))
+
+
+def hear(diarizer: OnlineDiarizer, state: DiarizationState, samples: np.ndarray, last: bool = False) -> Settled:
+    (settled,) = diarizer.step([Heard(state, samples, last)])
+    assert isinstance(settled, Settled), settled
+    return settled
+
+
 def stream(
-    diarizer: OnlineDiarizer, state: DiarizationState, samples: np.ndarray, portion: int = 8000
+    diarizer: OnlineDiarizer, state: DiarizationState, samples: np.ndarray, portion: int = 8000, told: float = 0.0
 ) -> list[SpeakerTurn]:
     """All turns of a clip that comes in portions, checked against the horizons they were told with."""
     turns: list[SpeakerTurn] = []
-    horizon = 0.0
-    for start in range(0, len(samples), portion):
-        (settled,) = diarizer.step([(state, samples[start : start + portion])])
-        turns += check(settled, horizon)
-        horizon = settled.horizon
-    return turns + check(diarizer.flush(state), horizon)
-
-
-def check(settled: Settled, told: float) -> list[SpeakerTurn]:
-    assert settled.horizon >= told
-    assert all(told <= turn.start < turn.end <= settled.horizon for turn in settled.turns)
-    return list(settled.turns)
+    for start in range(0, max(1, len(samples)), portion):
+        settled = hear(diarizer, state, samples[start : start + portion], last=start + portion >= len(samples))
+        assert settled.horizon >= told
+        assert all(told <= turn.start < turn.end <= settled.horizon for turn in settled.turns)
+        turns += settled.turns
+        told = settled.horizon
+    return turns
 
 
 def joined(turns: Sequence[SpeakerTurn]) -> list[tuple[float, float, int]]:
@@ -130,13 +117,8 @@ def scripted() -> OnlineDiarizer:
 
 
 @pytest.fixture(scope="session")
-def networks(store: ModelStore) -> tuple[Path, Path]:
-    return export_networks(store.fetch(DIARIZATION))
-
-
-@pytest.fixture(scope="session")
-def diarizer(networks: tuple[Path, Path]) -> Iterator[OnlineDiarizer]:
-    yield OnlineDiarizer(SegmentationNetwork(networks[0]), EmbeddingNetwork(networks[1]))
+def diarizer(store: ModelStore) -> OnlineDiarizer:
+    return load_online(*install_networks(store))
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -265,134 +247,95 @@ def test_diarization_error_rate(
     assert collared.rate == 0 and collared.speech == pytest.approx(5.5)
 
 
-# --- files and features -----------------------------------------------------------------------------------------------
-
-
-def test_filter_bank() -> None:
-    """Against the definition, bin by bin; an offset changes nothing, and what is too short is empty."""
-    samples = np.random.default_rng(2).standard_normal(1000).astype(np.float32) * 0.1
-    found = filter_bank(samples)
-    assert found.shape == (4, 80) and filter_bank(samples[:399]).shape == (0, 80)
-    frame = samples[160:560].astype(np.float64)
-    frame = frame - frame.mean()
-    frame = np.array([frame[0] * 0.03] + [frame[i] - 0.97 * frame[i - 1] for i in range(1, 400)])
-    window = [(0.5 - 0.5 * np.cos(2 * np.pi * i / 399)) ** 0.85 for i in range(400)]
-    power = np.abs(np.fft.rfft(frame * window, 512)) ** 2
-    mels = 1127 * np.log(1 + np.arange(257) * RATE / 512 / 700)
-    low, high = 1127 * np.log(1 + 20 / 700), 1127 * np.log(1 + 8000 / 700)
-    width = (high - low) / 81
-    for number in (0, 1, 40, 79):
-        centre = low + width * (number + 1)
-        energy = sum(power[i] * max(0, 1 - abs(mels[i] - centre) / width) for i in range(256))
-        assert found[1, number] == pytest.approx(np.log(energy), abs=2e-3)
-    assert filter_bank(samples + 0.5) == pytest.approx(found, abs=2e-2)
-
-
-def test_checkpoints_are_read_without_torch(store: ModelStore) -> None:
-    """The same tensors as torch reads."""
-    path = store.fetch(DIARIZATION) / "segmentation.pt"
-    expected = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    found = read_state_dict(path, "state_dict")
-    assert found.keys() == expected.keys()
-    assert all(np.array_equal(found[name], expected[name].numpy()) for name in found)
-
-
-def test_checkpoints_run_nothing(tmp_path: Path) -> None:
-    """A pickle that names anything but tensors is refused, and so is what is no checkpoint."""
-    for number, content in enumerate((pickle.dumps(Path), b"no pickle", pickle.dumps([1]))):
-        path = tmp_path / f"{number}.pt"
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("archive/data.pkl", content)
-        with pytest.raises(ModelError):
-            read_state_dict(path)
-    (tmp_path / "plain.pt").write_bytes(b"nothing")
-    with pytest.raises(ModelError):
-        read_state_dict(tmp_path / "plain.pt")
-
-
-def test_lstm_as_in_torch(tmp_path: Path) -> None:
-    """The graph's recurrent layer with torch's weights gives what torch gives."""
-    layer = torch.nn.LSTM(5, 4, bidirectional=True)
-    weights = {f"lstm.{name}": value.detach().numpy() for name, value in layer.named_parameters()}
-    graph = Graph("test")
-    graph.output("y", _lstm(graph, graph.input("x", ("frames", "batch", 5)), weights, 0), ("frames", "batch", 8))
-    (tmp_path / "lstm.onnx").write_bytes(graph.to_bytes())
-    session = onnxruntime.InferenceSession(str(tmp_path / "lstm.onnx"), providers=["CPUExecutionProvider"])
-    values = np.random.default_rng(3).standard_normal((7, 2, 5)).astype(np.float32)
-    (found,) = session.run(None, {"x": values})
-    assert found == pytest.approx(layer(torch.from_numpy(values))[0].detach().numpy(), abs=1e-6)
-
-
-def test_export_is_done_once(networks: tuple[Path, Path], tmp_path: Path) -> None:
-    """Files that are there are taken; checkpoints of something else are refused and leave nothing behind."""
-    before = [path.stat().st_mtime_ns for path in networks]
-    assert export_networks(networks[0].parent) == networks
-    assert [path.stat().st_mtime_ns for path in networks] == before
-    torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "segmentation.pt")
-    with pytest.raises(ModelError):
-        export_networks(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["segmentation.pt"]
-    with pytest.raises(ModelError):
-        SegmentationNetwork(tmp_path / "segmentation.pt")
-
-
 # --- scripted voices --------------------------------------------------------------------------------------------------
 
 
 def test_turns_of_scripted_voices(scripted: OnlineDiarizer) -> None:
     """Voices are told apart, numbered in the order in which they come, known again, and heard through each other."""
     samples = hum((1, []), (4, [2]), (3, [0]), (1, [0, 2]), (3, [2]), (2, []), (3, [0]))
-    expected = [(1, 5, 0), (5, 9, 1), (8, 12, 0), (14, 17, 1)]
-    assert close(stream(scripted, DiarizationState(), samples), expected)
-    hasty = stream(scripted, DiarizationState(DiarizationOptions(latency=1.0)), samples)
-    assert close(hasty, [(1, 5, 0), (5.6, 9, 1), *expected[2:]])  # a new voice needs more than half a second
+    expected = [(1, 5, 1), (5, 9, 2), (8, 12, 1), (14, 17, 2)]
+    assert close(stream(scripted, begin(scripted), samples), expected)
+    hasty = stream(scripted, begin(scripted, latency=1.0), samples)
+    assert close(hasty, [(1, 5, 1), (5.6, 9, 2), *expected[2:]])  # a new voice needs more than half a second
 
 
-def test_nothing_waits_longer_than_the_latency(scripted: OnlineDiarizer) -> None:
-    """The horizon follows the audio at less than the latency, and more than half a second less than it."""
-    for latency in (0.6, 1.0, 5.0):
-        state = DiarizationState(DiarizationOptions(latency=latency))
-        for second in range(1, 15):
-            (settled,) = scripted.step([(state, hum((1, [second % 3])))])
-            assert second - settled.horizon <= max(latency, 0.6) + 0.05 or settled.horizon == 0 and second <= latency
-            assert settled.horizon <= second
+@pytest.mark.parametrize("latency", [0.6, 1.0, 5.0])
+def test_nothing_waits_longer_than_the_latency(scripted: OnlineDiarizer, latency: float) -> None:
+    """The horizon follows the audio at less than the latency, and at half a second less after each window."""
+    state = begin(scripted, latency)
+    for second in range(1, 15):
+        settled = hear(scripted, state, hum((1, [second % 3])))
+        assert second - settled.horizon <= latency + 0.05 or settled.horizon == 0 and second <= latency
+        assert settled.horizon <= second
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (DiarizationOptions(latency=0.5), "after 0.6 to 30 s, not 0.5"),
+        (DiarizationOptions(latency=31), "not 31"),
+        (DiarizationOptions(latency=float("nan")), "not nan"),
+        (DiarizationOptions(max_speakers=0), "0 speakers"),
+    ],
+)
+def test_options_that_cannot_be_served(scripted: OnlineDiarizer, options: DiarizationOptions, message: str) -> None:
+    """A client that wants the impossible is told so before it is heard."""
+    with pytest.raises(RequestError, match=message):
+        scripted.begin(options)
+
+
+def test_pauses_of_a_client(scripted: OnlineDiarizer) -> None:
+    """All is told at a pause; afterwards the clock goes on, speakers keep their numbers, and no time is told twice."""
+    state = begin(scripted)
+    said = [((3.3, [2]),), ((0.2, [2]), (2, [0]), (1, [])), (), ((0.4, []), (2.5, [1]), (2, [0])), ((3, [2]),)]
+    told, turns, length = 0.0, [], 0
+    for parts in said:
+        samples = hum(*parts) if parts else np.zeros(0, np.float32)
+        length += len(samples)
+        turns += stream(scripted, state, samples, portion=7000, told=told)
+        told = length / RATE
+        assert hear(scripted, state, samples[:0]).horizon == told == hear(scripted, state, samples[:0], True).horizon
+    assert close(turns, [(0, 3.3, 1), (3.3, 3.5, 1), (3.5, 5.5, 2), (6.9, 9.4, 3), (9.4, 11.4, 2), (11.4, 14.4, 1)])
 
 
 def test_labels_survive_minutes(scripted: OnlineDiarizer) -> None:
     """A speaker who comes back after minutes, when none of its pieces is kept any more, has its number."""
     others = [(6.0, [voice]) for voice in (0, 1, 2) * 6]
-    state = DiarizationState()
+    state = begin(scripted)
     turns = stream(scripted, state, hum((6, [3]), *others, (60, []), (6, [3])), portion=RATE)
-    assert turns[0].speaker == 0 == turns[-1].speaker and {turn.speaker for turn in turns} == {0, 1, 2, 3}
+    assert turns[0].speaker == 1 == turns[-1].speaker and {turn.speaker for turn in turns} == {1, 2, 3, 4}
     assert len(state.ends) <= 100 and state.ends.min() > 10 * RATE / FRAME
 
 
 def test_more_voices_than_wanted(scripted: OnlineDiarizer) -> None:
-    """Voices beyond the limit are taken for others, and the state says so; nobody is left out."""
-    state = DiarizationState(DiarizationOptions(max_speakers=3))
-    samples = hum(*((3, [voice]) for voice in (0, 1, 2, 3, 4, 0)))
-    turns = stream(scripted, state, samples)
-    assert {turn.speaker for turn in turns} == {0, 1, 2} and state.crowded
-    assert turns[0].speaker == 0 == turns[-1].speaker
-    enough = DiarizationState(DiarizationOptions(max_speakers=5))
-    assert {turn.speaker for turn in stream(scripted, enough, samples)} == set(range(5)) and not enough.crowded
+    """Voices beyond the limit are taken for others, and the client is told so; nobody is left out."""
+    state = begin(scripted, max_speakers=3)
+    turns = stream(scripted, state, hum(*((3, [voice]) for voice in (0, 1, 2))))
+    assert not hear(scripted, state, hum((0.1, []))).crowded
+    turns += stream(scripted, state, hum(*((3, [voice]) for voice in (3, 4, 0))), told=9.0)
+    assert {turn.speaker for turn in turns} == {1, 2, 3} and hear(scripted, state, hum((0.1, []))).crowded
+    assert turns[0].speaker == 1 == turns[-1].speaker
+    enough = begin(scripted, max_speakers=5)
+    turns = stream(scripted, enough, hum(*((3, [voice]) for voice in (0, 1, 2, 3, 4, 0))))
+    assert {turn.speaker for turn in turns} == {1, 2, 3, 4, 5} and not enough.crowded
 
 
 def test_memory_is_bounded(scripted: OnlineDiarizer) -> None:
     """After the first minutes a state does not grow."""
-    state = DiarizationState()
+    state = begin(scripted)
     sizes = []
     for _ in range(4):
-        scripted.step([(state, hum(*((3, [voice]) for voice in (0, 1, 2, 3) * 5)))])
+        hear(scripted, state, hum(*((3, [voice]) for voice in (0, 1, 2, 3) * 5)))
         sizes.append(len(state.to_bytes()))
     assert max(sizes) < 2_000_000 and sizes[3] < sizes[2] + 1000
 
 
-def test_noises_are_forgotten() -> None:
+def test_noises_are_forgotten(scripted: OnlineDiarizer) -> None:
     """Voices that nobody heard of do not pile up; a speaker's memory stays, however light it is."""
     count = 300
-    state = DiarizationState(speakers=[7])
-    state.embeddings = np.eye(count, DIMENSIONS, dtype=np.float32)
+    state = begin(scripted)
+    state.speakers = [7]
+    state.embeddings = np.eye(count, ToneEmbedding.dimensions, dtype=np.float32)
     state.masks = np.zeros((count, WINDOW_FRAMES), bool)
     state.masks[:, 60:] = True
     state.masks[7, 80:] = False
@@ -403,23 +346,44 @@ def test_noises_are_forgotten() -> None:
     assert sorted(state.voices) == [7, *range(180, 200)]
 
 
-def test_portions_and_parking_make_no_difference(scripted: OnlineDiarizer) -> None:
+@pytest.mark.parametrize("portion", [1000, 8100, 33333])
+def test_portions_and_parking_make_no_difference(scripted: OnlineDiarizer, portion: int) -> None:
     """Audio in any portions, with the state written and read in between, gives the same turns."""
     samples = hum((1, []), (4, [2]), (3, [0]), (2, [0, 2]), (3, [1]), (2, []), (3, [0]))
-    whole = stream(scripted, DiarizationState(), samples, portion=len(samples))
-    for portion in (1000, 8100, 33333):
-        state, turns = DiarizationState(), []
-        for start in range(0, len(samples), portion):
-            state = DiarizationState.from_bytes(state.to_bytes())
-            turns += scripted.step([(state, samples[start : start + portion])])[0].turns
-        turns += scripted.flush(state).turns
-        assert joined(turns) == joined(whole)
+    whole = stream(scripted, begin(scripted), samples, portion=len(samples))
+    state, turns = begin(scripted), []
+    for start in range(0, len(samples), portion):
+        state = scripted.restore(state.to_bytes())
+        last = start + portion >= len(samples)
+        turns += hear(scripted, state, samples[start : start + portion], last).turns
+    assert joined(turns) == joined(whole)
 
 
-def test_broken_state_is_refused() -> None:
-    """What is no state raises an error that callers expect."""
-    with pytest.raises((ValueError, KeyError)):
-        DiarizationState.from_bytes(b"\x10\0\0\0\0\0\0\0not a safetensor")
+def test_a_failure_is_that_clients_alone(scripted: OnlineDiarizer) -> None:
+    """What goes wrong with one client is its result; the others in the batch get theirs."""
+    states = [begin(scripted) for _ in range(3)]
+    states[1].windows = states[1].windows[:, :1]
+    results = scripted.step([Heard(state, hum((2, [1])), last=True) for state in states])
+    assert isinstance(results[1], Exception) and results[0] == results[2]
+    assert isinstance(results[0], Settled) and close(results[0].turns, [(0, 2, 1)])
+
+
+def test_broken_state_is_refused(scripted: OnlineDiarizer) -> None:
+    """What is no state, or not of this network, or does not fit together, raises an error that callers expect."""
+    state = begin(scripted)
+    hear(scripted, state, hum((3, [1]), (3, [2])))
+    data = state.to_bytes()
+    assert scripted.restore(data).to_bytes() == data
+    broken = [b"", b"\x10\0\0\0\0\0\0\0not a safetensor", data[:-1], data.replace(b"latency", b"patience")]
+    broken += [data.replace(b"tones", b"bells"), data.replace(b"crowded", b"growded"), data.replace(b'"I64"', b'"F64"')]
+    broken.append(data.replace(b"heard", b"herds"))
+    for change in ({"labels": state.labels[1:]}, {"sums": np.zeros((0, 5))}, {"heard": None}, {"speakers": 1}):
+        other = scripted.restore(data)
+        vars(other).update(change)
+        broken.append(other.to_bytes())
+    for content in broken:
+        with pytest.raises(ValueError, match="state of a diarization"):
+            scripted.restore(content)
 
 
 # --- real voices ------------------------------------------------------------------------------------------------------
@@ -431,7 +395,7 @@ def test_broken_state_is_refused() -> None:
 def test_error_rate(diarizer: OnlineDiarizer, clips: dict[str, Clip], name: str, latency: float, limit: float) -> None:
     """Two readers, a meeting of two and one of four who interrupt each other, somewhat above what was measured."""
     clip = clips[name]
-    turns = stream(diarizer, DiarizationState(DiarizationOptions(latency=latency)), clip.samples)
+    turns = stream(diarizer, begin(diarizer, latency), clip.samples)
     heard = [(turn.start, turn.end, str(turn.speaker)) for turn in turns]
     reference = read_rttm(AUDIO / f"{name}.rttm")
     assert diarization_errors(reference, heard, len(clip.samples) / RATE, 0.25).rate < limit
@@ -443,46 +407,45 @@ def test_real_speaker_comes_back(diarizer: OnlineDiarizer, clips: dict[str, Clip
         clips[f"{name}"].samples for name in ("1688-142285-0003", "1998-15444-0002", "1688-142285-0005")
     )
     silence = np.zeros(150 * RATE, np.float32)
-    turns = stream(diarizer, DiarizationState(), np.concatenate([first, other, silence, again]), portion=5 * RATE)
-    assert turns[0].speaker == 0 and {turn.speaker for turn in turns} == {0, 1}
+    turns = stream(diarizer, begin(diarizer), np.concatenate([first, other, silence, again]), portion=5 * RATE)
+    assert turns[0].speaker == 1 and {turn.speaker for turn in turns} == {1, 2}
     late = [turn for turn in turns if turn.start > 150]
-    assert sum(turn.end - turn.start for turn in late if turn.speaker == 0) > 0.7 * len(again) / RATE
+    assert sum(turn.end - turn.start for turn in late if turn.speaker == 1) > 0.7 * len(again) / RATE
 
 
 def test_batch_equals_alone(diarizer: OnlineDiarizer, clips: dict[str, Clip]) -> None:
     """Three clients at once, in odd portions and parked at every step, get what each gets alone, exactly."""
     samples = [clips[name].samples[: 11 * RATE] for name in ("dev00", "tst00", "derived_2spk")]
-    options = [DiarizationOptions(latency=latency) for latency in (5, 1, 2)]
-    alone = [stream(diarizer, DiarizationState(o), s, 4 * RATE) for o, s in zip(options, samples, strict=True)]
-    states = [DiarizationState(option) for option in options]
+    alone = [stream(diarizer, begin(diarizer, n), s, 4 * RATE) for n, s in zip((5, 1, 2), samples, strict=True)]
+    states = [begin(diarizer, latency) for latency in (5, 1, 2)]
     together: list[list[SpeakerTurn]] = [[], [], []]
     for start in range(0, 11 * RATE, 12345):
-        states = [DiarizationState.from_bytes(state.to_bytes()) for state in states]
-        settled = diarizer.step([(state, s[start : start + 12345]) for state, s in zip(states, samples, strict=True)])
-        for turns, new in zip(together, settled, strict=True):
-            turns += new.turns
-    for turns, state in zip(together, states, strict=True):
-        turns += diarizer.flush(state).turns
+        states = [diarizer.restore(state.to_bytes()) for state in states]
+        portions = [s[start : start + 12345] for s in samples]
+        last = start + 12345 >= 11 * RATE
+        results = diarizer.step([Heard(state, new, last) for state, new in zip(states, portions, strict=True)])
+        for turns, settled in zip(together, results, strict=True):
+            assert isinstance(settled, Settled)
+            turns += settled.turns
     for one, among in zip(alone, together, strict=True):
-        assert one and among and sum(t.end - t.start for t in one) == pytest.approx(sum(t.end - t.start for t in among))
+        assert one and sum(t.end - t.start for t in one) == pytest.approx(sum(t.end - t.start for t in among))
         assert joined(one) == joined(among)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.001, 0.1, 1.0])
 def test_little_audio(diarizer: OnlineDiarizer, clips: dict[str, Clip], seconds: float) -> None:
     """A stream of hardly anything ends without an error; a second of speech has a speaker."""
-    state = DiarizationState()
+    state = begin(diarizer)
     samples = clips["1688-142285-0003"].samples[RATE : RATE + round(seconds * RATE)]
-    (settled,) = diarizer.step([(state, samples)])
-    assert settled == Settled((), 0.0)
-    final = diarizer.flush(state)
+    assert hear(diarizer, state, samples) == Settled((), 0.0)
+    final = hear(diarizer, state, samples[:0], last=True)
     assert final.horizon == len(samples) / RATE
-    assert [turn.speaker for turn in final.turns] == ([0] if seconds == 1 else [])
+    assert [turn.speaker for turn in final.turns] == ([1] if seconds == 1 else [])
 
 
 @pytest.mark.parametrize("name", ["gen_hum50_10s", "stp_background_noise", "pyannote_empty"])
 def test_nobody_speaks(diarizer: OnlineDiarizer, clips: dict[str, Clip], name: str) -> None:
     """Hum, background noise and silence have no speakers."""
-    state = DiarizationState()
+    state = begin(diarizer)
     assert stream(diarizer, state, clips[name].samples) == [] and not state.speakers
-    assert state.heard * FRAME - len(clips[name].samples) < HOP * FRAME
+    assert 0 <= state.heard * FRAME - len(clips[name].samples) < HOP * FRAME

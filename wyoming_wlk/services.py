@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -19,6 +19,8 @@ from wyoming_wlk.errors import BusyError
 from wyoming_wlk.events import Event
 from wyoming_wlk.hosting import Load, ModelHost, ModelInfo
 from wyoming_wlk.session import GULP_SECONDS, Session
+from wyoming_wlk.stages.client import Emit
+from wyoming_wlk.stages.library import Stages
 from wyoming_wlk.tasks import to_the_end
 from wyoming_wlk.utterance import Utterance, UtteranceSettings
 from wyoming_wlk.vad import VadSettings
@@ -48,6 +50,7 @@ class Services:
         """`model` is what `load` is expected to bring."""
         self.config = config
         self.host = ModelHost(config, model, load)
+        self.stages = Stages(config)
         self.home = Vocabulary()
         """The names of the home, for those who speak to it."""
         self._contexts = ContextStore(config.limits.context_seconds)
@@ -128,19 +131,24 @@ class Services:
         Raises `BusyError` where the named client is in the middle of another utterance.
         """
         kept = self._contexts.checkout(client_id) if client_id is not None else None
-        context = DecoderContext(options, previous_text=kept.previous_text if kept else "")
+        context = DecoderContext(options)
+        if kept is not None:
+            context.previous_text, context.stages = kept.previous_text, kept.stages
         try:
             yield context
         finally:
             if client_id is not None:
-                # its audio is answered; what lives on is the text
-                left = DecoderContext(options, previous_text=context.previous_text)
+                # its audio is answered; what lives on is the text, and what the stages know of the client
+                left = DecoderContext(options, previous_text=context.previous_text, stages=context.stages)
                 self._contexts.give_back(client_id, left)
 
     async def session(
-        self, context: DecoderContext, client: str, emit: Callable[[Event], Awaitable[None]], pace: Pace
+        self, context: DecoderContext, client: str, emit: Emit, pace: Pace, early: Emit | None = None
     ) -> Session:
-        """A session over `context`, once the model is there. Raises `RequestError` for options it cannot serve."""
+        """A session over `context`, once the model is there. Raises `RequestError` for options it cannot serve.
+
+        `emit` hears of what comes out of the client's stages; `early`, if any, of what goes into them.
+        """
         speech = await self.host.borrow()
         speech.engine.check(context.options)
         voice, decoding = self.config.voice, self.config.decoding
@@ -158,4 +166,14 @@ class Services:
         vad = VadSettings(threshold=voice.vad_threshold, min_silence=pause)
         lookahead = max(0.0, pace.close_pause - pause - GULP_SECONDS)
         utterance = Utterance(context, settings, client)
-        return Session(speech, utterance, vad, emit, self.statistics, lookahead, live=not pace.recording)
+        stages, entry = self.stages.of(context, speech.engine, client, emit, patient=pace.recording)
+        first = entry if early is None else _both(early, entry)
+        return Session(speech, utterance, vad, first, self.statistics, lookahead, not pace.recording, stages)
+
+
+def _both(early: Emit, late: Emit) -> Emit:
+    async def emit(event: Event) -> None:
+        await early(event)
+        await late(event)
+
+    return emit

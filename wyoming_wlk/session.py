@@ -9,7 +9,7 @@ import asyncio
 import bisect
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -19,6 +19,7 @@ from wyoming_wlk.engine.engine import Engine, StepDropped
 from wyoming_wlk.engine.request import StepRequest, StepResult
 from wyoming_wlk.engine.statistics import SessionStatistics
 from wyoming_wlk.events import Event, TextUpdate
+from wyoming_wlk.stages.client import ClientStage, Emit
 from wyoming_wlk.utterance import Utterance
 from wyoming_wlk.vad import SileroVad, SpeechDetector, VadSettings, VadStream
 
@@ -72,15 +73,18 @@ class Session:
         speech: Speech,
         utterance: Utterance,
         vad_settings: VadSettings,
-        emit: Callable[[Event], Awaitable[None]],
+        emit: Emit,
         statistics: SessionStatistics,
         lookahead: float = 0.5,
         live: bool = True,
+        stages: Sequence[ClientStage] = (),
     ) -> None:
-        """`lookahead`: seconds of undecoded audio that are looked at while a step runs; with more, a pause that ends a
-        segment could be over before its final is there. Clients that are `live` are listened to anyway."""
+        """`emit` leads through the `stages`. `lookahead`: seconds of undecoded audio that are looked at while a step
+        runs; with more, a pause that ends a segment could be over before its final is there. Clients that are `live`
+        are listened to anyway."""
         self._lookahead, self._live = lookahead, live
         self._speech, self._utterance, self._emit, self._statistics = speech, utterance, emit, statistics
+        self._stages = stages
         self._clock = 0
         self._arrivals: deque[tuple[float, float]] = deque(maxlen=_ARRIVALS)
         """End of a piece of audio in the stream's time, and when it came (monotonic), both in seconds."""
@@ -106,6 +110,8 @@ class Session:
             self._arrivals.append((self._clock / SAMPLE_RATE, time.monotonic()))
             self._statistics.audio.add(len(piece) / SAMPLE_RATE)
             self._arrived.set()
+            for stage in self._stages:
+                await stage.hear(piece)
 
     @property
     def lag(self) -> float:
@@ -132,6 +138,7 @@ class Session:
         step: asyncio.Task[StepResult] | None = None
         request: StepRequest | None = None
         self._speech.enter()
+        stages = [asyncio.create_task(stage.run()) for stage in self._stages]
         try:
             while not self._utterance.finished:
                 if (wanted := self._utterance.next_request()) is not None:
@@ -153,15 +160,25 @@ class Session:
                 for event in self._utterance.events():
                     self._note_delay(event)
                     await self._emit(event)
+            for stage, task in zip(self._stages, stages, strict=True):  # what comes out of one goes into the next
+                stage.stop()
+                await task
+            self._park_stages()
         finally:
             self._ended = True
             self._taken.set()
             self._speech.leave()
             if request is not None:
                 request.cancelled = True
-            for task in (arrival, step):
-                if task is not None:
-                    task.cancel()
+            for waiting in (arrival, step, *stages):
+                if waiting is not None:
+                    waiting.cancel()
+            await asyncio.gather(*stages, return_exceptions=True)
+
+    def _park_stages(self) -> None:
+        for stage in self._stages:
+            if (parked := stage.park()) is not None:
+                self._utterance.context.stages[stage.name] = parked
 
     def _note_delay(self, event: Event) -> None:
         if not isinstance(event, TextUpdate):

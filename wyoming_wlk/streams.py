@@ -13,7 +13,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,14 @@ from wyoming_wlk.audio.pcm import SAMPLE_RATE
 from wyoming_wlk.engine.context import ClientOptions, DecoderContext
 from wyoming_wlk.engine.request import Word
 from wyoming_wlk.errors import RequestError
-from wyoming_wlk.events import Event, Finished, Flushed, SegmentEnded, TextUpdate
+from wyoming_wlk.events import Event, Flushed, SpeakersHeard, TextUpdate, TranslationUpdate
+from wyoming_wlk.segments import SegmentNumbers
 from wyoming_wlk.services import Pace, Services
 from wyoming_wlk.session import Session
 from wyoming_wlk.tasks import to_the_end
 
 _LOG = logging.getLogger(__name__)
-_KEPT_NAMED, _KEPT_ANONYMOUS = 2000, 500
+_KEPT_NAMED, _KEPT_ANONYMOUS = 4000, 1000
 """Events kept of a stream: an hour of speech for a client that may come back, for others what a slow reader needs."""
 
 
@@ -43,16 +44,26 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Update:
-    """What is new for a reader: events in order, all tentative words, and the number of the last event.
+class Volatile:
+    """What is replaced by every update: words that are certain but have no speaker yet, words that may still change,
+    which stand behind them, and a translation of the last words before them that may still change."""
 
-    The tentative words belong to `segment`.
+    waiting: tuple[Word, ...] = ()
+    tentative: tuple[Word, ...] = ()
+    translating: str = ""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What is new for a reader: the number of the last event, the events in order, and what is volatile.
+
+    The volatile words belong to `segment`.
     """
 
     seq: int
     segment: int
     entries: tuple[Entry, ...]
-    tentative: tuple[Word, ...]
+    volatile: Volatile
 
 
 @dataclass(frozen=True)
@@ -88,8 +99,9 @@ class Stream:
         self._audio = audio
         self._hearing = asyncio.Lock()
         self._log: deque[Entry] = deque(maxlen=_KEPT_NAMED if context_id else _KEPT_ANONYMOUS)
-        self._segment, self._segment_open = 0, False
-        self._tentative: tuple[Word, ...] = ()
+        self._segments = SegmentNumbers()
+        self._volatile = Volatile()
+        self._horizon = 0.0
         self._changed = asyncio.Event()
         self._context: DecoderContext | None = None
         self._session: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
@@ -134,7 +146,7 @@ class Stream:
         if self._session.done() and not self._session.cancelled():
             self._session.result().flush()
         else:  # nothing was heard yet
-            self._append(Flushed())
+            self._append(0, Flushed())
 
     def stop(self) -> None:
         """Ends the stream with what was heard so far."""
@@ -168,6 +180,11 @@ class Stream:
         return self._session.result().lag if self._session.done() and not self._session.cancelled() else 0.0
 
     @property
+    def speaker_lag(self) -> float:
+        """Seconds of audio of which it is not known who speaks; 0 where nobody asked."""
+        return max(0.0, self.received / self.rate - self._horizon) if self.options.diarization else 0.0
+
+    @property
     def language(self) -> str | None:
         """The language spoken, once it is known."""
         return self._context.language if self._context is not None else None
@@ -178,17 +195,16 @@ class Stream:
         Whatever happens while the reader is busy comes in one piece. Raises `RequestError` for events no longer kept.
         """
         self._check(after)
-        shown: tuple[Word, ...] = ()
+        shown = Volatile()
         while True:
             ended = self._task.done()
             self._changed.clear()
-            if self.seq > after or self._tentative != shown:
-                shown = self._tentative
+            if self.seq > after or self._volatile != shown:
+                shown = self._volatile
                 self._check(after)
                 entries = tuple(itertools.islice(reversed(self._log), self.seq - after))[::-1]
                 after = self.seq
-                segment = self._segment if self._segment_open else self._segment + 1
-                yield Update(self.seq, segment, entries, shown)
+                yield Update(self.seq, self._segments.current, entries, shown)
             elif ended:
                 if not self._discarded:
                     await self._task
@@ -222,21 +238,25 @@ class Stream:
             self._session.cancel()
 
     async def _on_event(self, event: Event) -> None:
+        segment = self._segments.take(event)
         if isinstance(event, TextUpdate):
-            self._tentative = event.tentative
-            if not event.committed:
-                self._changed.set()
-                return
-            if not self._segment_open:
-                self._segment, self._segment_open = self._segment + 1, True
-            event = TextUpdate(event.committed, ())  # tentative words are of use only while they are the last
-        self._append(event)
-        if isinstance(event, SegmentEnded | Finished):
-            self._segment_open = False
+            self._volatile = replace(self._volatile, waiting=event.waiting, tentative=event.tentative)
+            self._changed.set()
+            if event.committed:
+                self._append(segment, TextUpdate(event.committed, (), (), event.speaker))
+        elif isinstance(event, TranslationUpdate):
+            self._volatile = replace(self._volatile, translating=event.tentative)
+            self._changed.set()
+            if event.stable or event.complete:
+                self._append(event.segment, replace(event, tentative=""))
+        elif isinstance(event, SpeakersHeard):
+            self._horizon = event.horizon
+        else:
+            self._append(segment, event)
 
-    def _append(self, event: Event) -> None:
+    def _append(self, segment: int, event: Event) -> None:
         self.seq += 1
-        self._log.append(Entry(self.seq, self._segment, event))
+        self._log.append(Entry(self.seq, segment, event))
         self._changed.set()
 
 

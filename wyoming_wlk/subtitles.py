@@ -8,12 +8,13 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from wyoming_wlk.engine.request import Word
 from wyoming_wlk.languages import LANGUAGES
-from wyoming_wlk.stages.diarizer import SpeakerTurn
+from wyoming_wlk.stages.diarizer import SpeakerTurn, joined
+from wyoming_wlk.stages.translator import Translation
 from wyoming_wlk.transcription import Segment, Transcription
 
 Json = dict[str, Any]
@@ -46,9 +47,10 @@ class Cue:
 
 def plain(transcription: Transcription) -> str:
     """The text alone; where speakers are known a line for each turn, with the speaker before it."""
-    if all(segment.speaker is None for segment in transcription.segments):
-        return transcription.text + "\n"
-    lines = itertools.groupby(transcription.segments, key=lambda segment: segment.speaker)
+    segments = _to_read(transcription)
+    if all(segment.speaker is None for segment in segments):
+        return "".join(segment.text for segment in segments).strip() + "\n"
+    lines = itertools.groupby(segments, key=lambda segment: segment.speaker)
     return "".join(
         f"{speaker_name(speaker)}: {''.join(segment.text for segment in said).strip()}\n" for speaker, said in lines
     )
@@ -60,7 +62,7 @@ def speaker_name(speaker: int | None) -> str:
 
 def srt(transcription: Transcription) -> str:
     """SubRip; a speaker is named where another one begins."""
-    shown = cues(transcription.segments)
+    shown = cues(_to_read(transcription))
     names = [
         f"{speaker_name(cue.speaker)}: " if cue.speaker is not None and cue.speaker != before else ""
         for before, cue in zip([None, *(cue.speaker for cue in shown)], shown, strict=False)
@@ -75,9 +77,33 @@ def vtt(transcription: Transcription) -> str:
     """WebVTT, speakers as its voices."""
     blocks = [
         f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{_voice(cue)}{_escaped(_joined(cue))}\n"
-        for cue in cues(transcription.segments)
+        for cue in cues(_to_read(transcription))
     ]
     return "\n".join(["WEBVTT\n", *blocks])
+
+
+def _to_read(transcription: Transcription) -> list[Segment]:
+    """The segments in the language that was asked for: where there is a translation, that."""
+    return [
+        replace(segment, words=tuple(word for part in segment.translations for word in _spread(part)))
+        if segment.translations
+        else segment
+        for segment in transcription.segments
+    ]
+
+
+def _spread(translation: Translation) -> Iterator[Word]:
+    """The words of a translation over its time: nobody knows which of them was said when."""
+    parts = [
+        part
+        for word in re.findall(r"\s*\S+", translation.text)
+        for part in (word if columns(word) > len(word) else [word])  # scripts with wide letters write no spaces
+    ]
+    seconds = (translation.end - translation.start) / max(1, sum(map(len, parts)))
+    start = translation.start
+    for part in parts:
+        yield Word(start, start + seconds * len(part), part, 1.0)
+        start += seconds * len(part)
 
 
 def cues(segments: Sequence[Segment]) -> list[Cue]:
@@ -162,7 +188,7 @@ def rttm(turns: Sequence[SpeakerTurn], name: str) -> str:
     word = re.sub(r"\s", "_", name) or "recording"
     return "".join(
         f"SPEAKER {word} 1 {turn.start:.3f} {turn.end - turn.start:.3f} <NA> <NA> speaker_{turn.speaker} <NA> <NA>\n"
-        for turn in turns
+        for turn in joined(turns)
     )
 
 
@@ -177,6 +203,7 @@ def diarized_json(transcription: Transcription, task: str = "transcribe") -> Jso
             "end": round(segment.end, 3),
             "text": segment.text,
             "speaker": _letters(segment.speaker or 1),
+            **_translation_of(segment),
         }
         for number, segment in enumerate(transcription.segments)
     ]
@@ -212,6 +239,10 @@ def verbose_json(
         "text": transcription.text,
         "usage": _usage(transcription),
     }
+    if transcription.translation:
+        found["translation"] = transcription.translation
+    if transcription.notices:
+        found["notices"] = list(transcription.notices)
     if segments:
         found["segments"] = [_segment(number, segment) for number, segment in enumerate(transcription.segments)]
     if words:
@@ -229,12 +260,17 @@ def _segment(number: int, segment: Segment) -> Json:
         "end": round(segment.end, 3),
         "text": segment.text,
         **({} if segment.speaker is None else {"speaker": segment.speaker}),
+        **_translation_of(segment),
         "tokens": [token for word in segment.words for token in word.tokens],
         "temperature": 0.0,
         "avg_logprob": round(sum(logs) / len(logs), 4),
         "compression_ratio": round(len(text) / len(zlib.compress(text)), 3),
         "no_speech_prob": 0.0,  # what is no speech never becomes a segment
     }
+
+
+def _translation_of(segment: Segment) -> Json:
+    return {"translation": segment.translation} if segment.translations else {}
 
 
 def _word(word: Word) -> Json:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,9 +15,12 @@ import numpy as np
 
 from wyoming_wlk.engine.context import SAMPLE_RATE, ClientOptions, DecoderContext
 from wyoming_wlk.engine.request import Word
-from wyoming_wlk.events import Event, SegmentEnded
+from wyoming_wlk.events import Event, SegmentEnded, SpeakersHeard, StageNotice, TranslationUpdate
+from wyoming_wlk.segments import SegmentNumbers
 from wyoming_wlk.services import Pace, Services
 from wyoming_wlk.session import Session
+from wyoming_wlk.stages.diarizer import SpeakerTurn
+from wyoming_wlk.stages.translator import Translation
 
 _PACE = Pace(close_pause=0.6, recording=True)
 _LOOK_SECONDS = 0.25
@@ -31,6 +36,8 @@ class Segment:
 
     words: tuple[Word, ...]
     speaker: int | None = None
+    translations: tuple[Translation, ...] = ()
+    """Of its words, in order; empty where none was asked for, or they are in the wanted language."""
 
     @property
     def start(self) -> float:
@@ -45,6 +52,11 @@ class Segment:
         """As the words join: it begins with a space where the language writes one."""
         return "".join(word.text for word in self.words)
 
+    @property
+    def translation(self) -> str:
+        """As the translations of segments join."""
+        return "".join(translation.text for translation in self.translations)
+
 
 @dataclass(frozen=True)
 class Transcription:
@@ -56,10 +68,19 @@ class Transcription:
     segments: tuple[Segment, ...]
     language: str | None
     duration: float
+    turns: tuple[SpeakerTurn, ...] = ()
+    """Who speaks when, also where no words are understood."""
+    notices: tuple[str, ...] = ()
+    """What whoever asked for speakers or translations should know of them."""
 
     @property
     def text(self) -> str:
         return "".join(segment.text for segment in self.segments).strip()
+
+    @property
+    def translation(self) -> str:
+        """Empty where there is none."""
+        return "".join(segment.translation for segment in self.segments).strip()
 
 
 class Decoding:
@@ -69,6 +90,14 @@ class Decoding:
         self.heard = 0.0
         """Seconds of the recording read so far: its duration, once the segments have ended."""
         self._context = context
+        self._numbers = SegmentNumbers()
+        self._waiting: deque[tuple[int, Segment]] = deque()
+        """Segments that have no translation yet, by number."""
+        self._translating = bool(context.options.target_language)
+        self._translations: list[Translation] = []
+        """Of the segment that is being translated."""
+        self._turns: list[SpeakerTurn] = []
+        self._notices: list[str] = []
         self._segments: asyncio.Queue[Segment | None] = asyncio.Queue()
         self._error: Exception | None = None
 
@@ -78,15 +107,45 @@ class Decoding:
         return self._context.language or (asked if asked != "auto" else None)
 
     async def segments(self) -> AsyncIterator[Segment]:
-        """Each segment once it is complete. Raises what broke the recording or the engine. To be read once."""
+        """Each segment once, when it is complete. Raises what broke the recording or the engine."""
         while (segment := await self._segments.get()) is not None:
             yield segment
+        self._segments.put_nowait(None)  # for whoever reads on
         if self._error is not None:
             raise self._error
 
+    async def whole(self, segments: Sequence[Segment] = ()) -> Transcription:
+        """All of it: `segments`, that were read already, and the rest. Raises like `segments`."""
+        rest = [segment async for segment in self.segments()]
+        return Transcription((*segments, *rest), self.language, self.heard, tuple(self._turns), tuple(self._notices))
+
     async def on_event(self, event: Event) -> None:
+        number = self._numbers.take(event)
         if isinstance(event, SegmentEnded) and event.words:
-            self._segments.put_nowait(Segment(event.words))
+            self._waiting.append((number, Segment(event.words, event.speaker)))
+        elif isinstance(event, SpeakersHeard):
+            self._turns += event.turns
+        elif isinstance(event, TranslationUpdate):
+            self._translate(event)
+        elif isinstance(event, StageNotice):
+            self._notices.append(event.text)
+            self._translating = self._translating and not (event.failed and event.stage == "translation")
+        if not self._translating:
+            self._release(math.inf)
+
+    def _translate(self, update: TranslationUpdate) -> None:
+        """The translation of a segment may begin before it has ended."""
+        self._translations += update.stable
+        if update.complete:
+            for place, (number, segment) in enumerate(self._waiting):
+                if number == update.segment:
+                    self._waiting[place] = number, replace(segment, translations=tuple(self._translations))
+            self._translations = []
+            self._release(update.segment)
+
+    def _release(self, segment: float) -> None:
+        while self._waiting and self._waiting[0][0] <= segment:
+            self._segments.put_nowait(self._waiting.popleft()[1])
 
     async def run(self, session: Session, pieces: AsyncIterator[np.ndarray]) -> None:
         feeding = asyncio.create_task(self._feed(session, pieces))
@@ -99,6 +158,7 @@ class Decoding:
             feeding.cancel()
             hearing.cancel()
             await asyncio.gather(feeding, hearing, return_exceptions=True)
+            self._release(math.inf)
             self._segments.put_nowait(None)
 
     async def _feed(self, session: Session, pieces: AsyncIterator[np.ndarray]) -> None:
@@ -133,8 +193,7 @@ async def transcribe(
 ) -> Transcription:
     """All of a recording. Raises like `decoding`, and what breaks it on the way."""
     async with decoding(services, client, options, pieces) as work:
-        segments = [segment async for segment in work.segments()]
-        return Transcription(tuple(segments), work.language, work.heard)
+        return await work.whole()
 
 
 async def file_pieces(file: Path | BinaryIO) -> AsyncIterator[np.ndarray]:

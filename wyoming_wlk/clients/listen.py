@@ -17,7 +17,7 @@ import aiohttp
 
 from wyoming_wlk.clients.capture import Source
 from wyoming_wlk.clients.screen import Screen
-from wyoming_wlk.config import DecodingConfig
+from wyoming_wlk.config import Config
 from wyoming_wlk.errors import RequestError
 
 _KEPT_SECONDS = 120
@@ -63,7 +63,8 @@ class Tape:
 class Listener:
     """One source on its way to the server and onto the screen."""
 
-    def __init__(self, source: Source, server: str, token: str, decoding: DecodingConfig, screen: Screen) -> None:
+    def __init__(self, source: Source, server: str, config: Config, screen: Screen) -> None:
+        decoding, stages, token = config.decoding, config.stages, config.http.token
         self._source, self._screen = source, screen
         self._url = f"{server.rstrip('/')}/ws/transcription"
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -77,6 +78,10 @@ class Listener:
             "prompt": decoding.prompt,
             "hotwords": ",".join(decoding.hotwords),
         }
+        if stages.diarization != "off":
+            self._query["diarization"] = stages.diarization
+        if stages.target_language:
+            self._query |= {"target_language": stages.target_language, "translation": stages.translation}
         self._tape = Tape(_KEPT_SECONDS * source.rate)
         self._sent = 0
         self._origin: int | None = None
@@ -143,6 +148,8 @@ class Listener:
                     sending = asyncio.create_task(self._send(socket))
                 elif message["type"] == "transcript_update":
                     self._show(message)
+                elif message["type"] == "notice":
+                    self._screen.note(f"{self._source.name}: {message['text']}")
                 elif message["type"] == "end":
                     return None
                 elif message["type"] == "error":
@@ -189,15 +196,19 @@ class Listener:
         self._seq = int(update["seq"])
         name = self._source.name
         for segment in update["segments"]:
+            speaker = f"Speaker {segment['speaker']}: " if segment["speaker"] is not None else ""
             if segment["ended"]:
-                self._screen.end(name, segment["id"], segment["final_text"])
+                self._screen.end(name, segment["id"], speaker + segment["final_text"])
             else:
-                self._screen.add(name, segment["id"], segment["text"], segment["buffer"]["transcription"])
+                changing = segment["buffer"]["diarization"] + segment["buffer"]["transcription"]
+                self._screen.add(name, segment["id"], segment["text"], changing)
+            if segment["translation"]:
+                self._screen.translate(name, segment["translation"])
 
 
-async def listen(sources: Sequence[Source], server: str, token: str, decoding: DecodingConfig, screen: Screen) -> None:
+async def listen(sources: Sequence[Source], server: str, config: Config, screen: Screen) -> None:
     """Until all sources end, or ctrl-C. Raises `WlkError`."""
-    listeners = [Listener(source, server, token, decoding, screen) for source in sources]
+    listeners = [Listener(source, server, config, screen) for source in sources]
     running = [asyncio.create_task(listener.run()) for listener in listeners]
     loop = asyncio.get_running_loop()
 

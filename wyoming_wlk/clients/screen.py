@@ -9,6 +9,7 @@ from typing import TextIO
 from wyoming_wlk.subtitles import columns
 
 _COLOURS = ("\x1b[36m", "\x1b[33m")
+_TRANSLATED = "= "
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 _CLEAR_BELOW = "\x1b[J"
 
@@ -48,6 +49,11 @@ class Screen:
         self._live[name].tentative = ""
         if text.strip():
             self._keep(f"{self._colours[name]}{self._label(name)}{text.strip()}{_PLAIN}", name, text)
+
+    def translate(self, name: str, text: str) -> None:
+        """A translation of what was said last."""
+        line = f"{_TRANSLATED}{text.strip()}"
+        self._keep(f"{self._colours[name]}{self._label(name)}{line}{_PLAIN}", name, line)
 
     def end_all(self, name: str) -> None:
         """Nothing more comes of what was begun."""

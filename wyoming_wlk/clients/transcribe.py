@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from wyoming_wlk import subtitles
 from wyoming_wlk.audio.container import duration
-from wyoming_wlk.config import Config, DecodingConfig
+from wyoming_wlk.config import Config
 from wyoming_wlk.errors import ConfigError, RequestError, WlkError
 from wyoming_wlk.hosting import ModelInfo
 from wyoming_wlk.loading import load_speech
@@ -66,15 +66,13 @@ def transcribe_here(config: Config, files: Sequence[Path], output: Output) -> bo
         return asyncio.run(_all_here(config, loaded, files, output))
 
 
-async def transcribe_there(
-    server: str, token: str, decoding: DecodingConfig, files: Sequence[Path], output: Output
-) -> bool:
+async def transcribe_there(server: str, config: Config, files: Sequence[Path], output: Output) -> bool:
     """All files by a server, `http://...`; whether all went well."""
     output.check(files)
     patience = aiohttp.ClientTimeout(total=None, sock_connect=10)
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    headers = {"Authorization": f"Bearer {config.http.token}"} if config.http.token else {}
     async with aiohttp.ClientSession(timeout=patience, headers=headers) as http:
-        client = _ServerClient(http, server, decoding, output.form)
+        client = _ServerClient(http, server, config, output.form)
         return await _all(client.hear, files, output)
 
 
@@ -85,9 +83,11 @@ async def _all_here(config: Config, loaded: tuple[Speech, ModelInfo], files: Seq
     services = Services(config, loaded[1], load)
     try:
         await services.host.borrow()
+        await services.stages.load(services.stages.usual(services.defaults))
         return await _all(lambda file: _hear(services, file, output.form), files, output)
     finally:
         await services.host.close()
+        services.stages.close()
 
 
 async def _all(hear: Hear, files: Sequence[Path], output: Output) -> bool:
@@ -107,16 +107,21 @@ async def _all(hear: Hear, files: Sequence[Path], output: Output) -> bool:
 
 async def _hear(services: Services, file: Path, form: str) -> str:
     with _bar(file, await asyncio.to_thread(duration, file)) as bar:
-        async with decoding(services, str(file), services.defaults, file_pieces(file)) as work:
+        options = services.stages.usual(services.defaults)
+        async with decoding(services, str(file), options, file_pieces(file)) as work:
             segments = []
             async for segment in work.segments():
                 segments.append(segment)
                 bar.update(min(segment.end, bar.total or segment.end) - bar.n)
-            found = Transcription(tuple(segments), work.language, work.heard)
-    return _written(found, form, services.defaults.task)
+            found = await work.whole(segments)
+    for notice in found.notices:
+        print(f"wyoming-wlk: {file}: {notice}", file=sys.stderr)
+    return _written(found, form, services.defaults.task, file.stem)
 
 
-def _written(found: Transcription, form: str, task: str) -> str:
+def _written(found: Transcription, form: str, task: str, name: str) -> str:
+    if form == "rttm":
+        return subtitles.rttm(found.turns, name)
     if form == "json":
         return _pretty(subtitles.verbose_json(found, task, words=True))
     return {"txt": subtitles.plain, "srt": subtitles.srt, "vtt": subtitles.vtt}[form](found)
@@ -126,14 +131,19 @@ def _written(found: Transcription, form: str, task: str) -> str:
 
 
 class _ServerClient:
-    def __init__(self, http: aiohttp.ClientSession, server: str, decoding: DecodingConfig, form: str) -> None:
+    def __init__(self, http: aiohttp.ClientSession, server: str, config: Config, form: str) -> None:
         self._http, self._form = http, form
+        decoding, stages = config.decoding, config.stages
         path = "translations" if decoding.task == "translate" else "transcriptions"
         self._url = f"{server.rstrip('/')}/v1/audio/{path}"
         self._fields = {
             "model": "whisper-1",
             "response_format": {"txt": "text", "json": "verbose_json"}.get(form, form),
         }
+        if stages.diarization != "off":
+            self._fields["diarization"] = stages.diarization
+        if stages.target_language:
+            self._fields |= {"target_language": stages.target_language, "translation": stages.translation}
         if decoding.language != "auto":
             self._fields["language"] = decoding.language
         if decoding.prompt:

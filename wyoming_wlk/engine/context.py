@@ -19,6 +19,7 @@ from wyoming_wlk.errors import BusyError
 
 SAMPLE_RATE = 16000
 MEL_HOP = 160
+_STAGE = "stage."
 _PROMPT_CHARACTERS = 1200  # more than the half of the model's context that a prompt may fill
 
 
@@ -37,6 +38,12 @@ class ClientOptions:
     policy: str = "alignatt"
     frame_threshold: int = 25
     """For alignatt: how many frames (20 ms) before the end of the audio a committed token must look."""
+    diarization: str = ""
+    """What tells speakers apart; empty for nothing."""
+    target_language: str = ""
+    """The language that text is translated into beside the transcript; empty for none."""
+    translation: str = ""
+    """What translates."""
 
 
 @dataclass(eq=False)
@@ -58,6 +65,8 @@ class DecoderContext:
     tentative: list[int] = field(default_factory=list)
     """The last hypothesis after the committed tokens: the next step's draft, and what agreement is judged against."""
     attended: int = 0
+    stages: dict[str, bytes] = field(default_factory=dict)
+    """By the name of a stage: what it should know when the client speaks again."""
 
     @property
     def end(self) -> int:
@@ -87,19 +96,21 @@ class DecoderContext:
 
     def to_bytes(self) -> bytes:
         """The context as a safetensors file."""
-        state = {name: value for name, value in vars(self).items() if name not in ("audio", "options")}
+        state = {name: value for name, value in vars(self).items() if name not in ("audio", "options", "stages")}
         header = {"state": json.dumps(state), "options": json.dumps(asdict(self.options))}
-        return save_tensors({"audio": self.audio}, header)
+        stages = {_STAGE + name: np.frombuffer(parked, np.uint8) for name, parked in self.stages.items()}
+        return save_tensors({"audio": self.audio, **stages}, header)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> DecoderContext:
         """Raises ValueError or SafetensorError for what `to_bytes` did not write."""
         size = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + size])["__metadata__"]
-        audio = load_tensors(data)["audio"]
+        tensors = load_tensors(data)
+        stages = {name[len(_STAGE) :]: parked.tobytes() for name, parked in tensors.items() if name.startswith(_STAGE)}
         options = json.loads(header["options"])
         options["hotwords"] = tuple(options["hotwords"])
-        return cls(ClientOptions(**options), audio, **json.loads(header["state"]))
+        return cls(ClientOptions(**options), tensors["audio"], stages=stages, **json.loads(header["state"]))
 
 
 class ContextStore:

@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterable, Iterator
 
 from wyoming_wlk.audio.input import AudioInput, ContainerInput, NumpyInput, RawInput
-from wyoming_wlk.engine.request import Word
+from wyoming_wlk.captions import joined
 from wyoming_wlk.errors import RequestError, TakenError
-from wyoming_wlk.events import SegmentEnded, SpeechStarted, SpeechStopped, TextUpdate
+from wyoming_wlk.events import SegmentEnded, SpeechStarted, SpeechStopped, StageNotice, TextUpdate, TranslationUpdate
 from wyoming_wlk.frontends.door import Dialect, Json, client_options, number, parse_json
 from wyoming_wlk.frontends.security import shows_token
 from wyoming_wlk.services import Pace
@@ -34,7 +34,7 @@ class ContextSocket(Dialect):
         self._updates = query.get("format", "") == "updates"
         if query.get("format", "") not in ("", "transcript", "updates"):
             raise RequestError("format is neither transcript nor updates")
-        options = client_options(query, services.defaults)
+        options = client_options(query, services, stages=self._updates)
         rate = number(query, "sample_rate", 16000, 4000, 384_000)
         audio = _input(query.get("encoding", "npy"), rate)
         resume = "resume_from" in query
@@ -114,15 +114,24 @@ class ContextSocket(Dialect):
             event = entry.event
             if isinstance(event, TextUpdate):
                 segment = segments.setdefault(entry.segment, _segment(entry.segment))
-                _append(segment, event.committed)
+                _append(segment, event)
             elif isinstance(event, SegmentEnded) and entry.segment:
                 segment = segments.setdefault(entry.segment, _segment(entry.segment))
                 text = "".join(word.text for word in event.words).strip()
                 segment |= {"ended": True, "final_text": text, "kept": event.kept}
+            elif isinstance(event, TranslationUpdate):
+                segment = segments.setdefault(event.segment, _segment(event.segment))
+                segment["translation"] += "".join(part.text for part in event.stable)
+            elif isinstance(event, StageNotice):
+                yield {"type": "notice", "stage": event.stage, "text": event.text, "failed": event.failed}
             elif isinstance(event, SpeechStarted | SpeechStopped):
                 yield {"type": "speech", "speaking": isinstance(event, SpeechStarted), "time": round(event.time, 3)}
         segment = segments.setdefault(update.segment, _segment(update.segment))
-        segment["buffer"]["transcription"] = "".join(word.text for word in update.tentative)
+        segment["buffer"] = {
+            "transcription": joined(update.volatile.tentative),
+            "diarization": joined(update.volatile.waiting),
+            "translation": update.volatile.translating,
+        }
         for found in segments.values():
             found["language"] = self.stream.language
         yield {
@@ -130,7 +139,10 @@ class ContextSocket(Dialect):
             "seq": update.seq,
             "status": "active_transcription",
             "segments": list(segments.values()),
-            "metadata": {"remaining_time_transcription": round(self.stream.lag, 2), "remaining_time_diarization": 0.0},
+            "metadata": {
+                "remaining_time_transcription": round(self.stream.lag, 2),
+                "remaining_time_diarization": round(self.stream.speaker_lag, 2),
+            },
         }
 
     def farewell(self) -> Iterable[Json]:
@@ -154,10 +166,13 @@ def _segment(number: int) -> Json:
     }
 
 
-def _append(segment: Json, words: Iterable[Word]) -> None:
-    for word in words:
+def _append(segment: Json, update: TextUpdate) -> None:
+    if update.speaker is not None:
+        segment["speaker"] = update.speaker
+    for word in update.committed:
         if segment["start"] is None:
             segment["start"] = word.start
+            segment["start_speaker"] = word.start if update.speaker is not None else None
         segment["end"] = word.end
         segment["text"] += word.text
         segment["words"].append(
@@ -166,7 +181,7 @@ def _append(segment: Json, words: Iterable[Word]) -> None:
                 "start": word.start,
                 "end": word.end,
                 "probability": word.probability,
-                "validated": {"text": True, "speaker": False},
+                "validated": {"text": True, "speaker": update.speaker is not None},
             }
         )
 

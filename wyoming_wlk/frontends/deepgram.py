@@ -37,6 +37,10 @@ _UTTERANCE_MARGIN = 0.6
 _CHANNEL = [0, 1]  # the first of one
 
 
+Spoken = tuple[Word, int | None]
+"""A word and who says it, from 1, where that is known."""
+
+
 class Deepgram(Dialect):
     """One connection."""
 
@@ -48,7 +52,7 @@ class Deepgram(Dialect):
         self._request_id = str(uuid.uuid4())
         self._created = datetime.now(UTC)
         self._digest = hashlib.sha256()
-        self._open: list[Word] = []
+        self._open: list[Spoken] = []
         """Committed words that no final result has had."""
         self._interim_text = ""
         self._settled = 0.0
@@ -64,9 +68,10 @@ class Deepgram(Dialect):
         wishes = {name: query[name] for name in query}
         wishes["language"] = "auto" if query.get("language") == "multi" else query.get("language", "")
         wishes["hotwords"] = ", ".join([*query.getall("keyterm", []), *map(_unweighted, query.getall("keywords", []))])
-        if query.get("diarize_model"):
-            wishes["diarize"] = "true"
-        options = client_options(wishes, services.defaults)
+        diarize = flag(wishes, "diarize") or bool(wishes.get("diarize_model"))
+        options = client_options(wishes | {"diarize": ""}, services)
+        if diarize:
+            options = services.stages.chosen(options, {"diarization": "true"})
         self._interim = flag(query, "interim_results")
         self._vad_events = flag(query, "vad_events")
         self._punctuated = flag(query, "punctuate", True) or flag(query, "smart_format")
@@ -129,16 +134,17 @@ class Deepgram(Dialect):
             elif isinstance(event, SpeechStopped):
                 self._speaking = False
             elif isinstance(event, TextUpdate):
-                self._open += event.committed
+                self._open += [(word, event.speaker) for word in event.committed]
             elif isinstance(event, SegmentEnded):
                 finalized = isinstance(following, Flushed)
                 self._open = self._open[len(self._open) - event.kept :]
-                yield self._final(event.words, finalized)
+                yield self._final([(word, event.speaker) for word in event.words], finalized)
             elif isinstance(event, Flushed):
                 if not finalized:
                     yield self._final((), True)
                 finalized = False
-        words = [*self._open, *update.tentative]
+        volatile = update.volatile
+        words = [*self._open, *((word, None) for word in (*volatile.waiting, *volatile.tentative))]
         if self._interim and words and (text := self._text(words)) != self._interim_text:
             self._interim_text = text
             yield self._results(words)
@@ -151,25 +157,25 @@ class Deepgram(Dialect):
         if self._vad_events:
             yield {"type": "SpeechStarted", "channel": _CHANNEL, "timestamp": round(event.time, 3)}
 
-    def _final(self, words: Sequence[Word], finalized: bool) -> Json:
+    def _final(self, words: Sequence[Spoken], finalized: bool) -> Json:
         message = self._results(words) | {
             "is_final": True,
             "speech_final": bool(words) and self._endpoints and not self._speaking,
             "from_finalize": finalized,
         }
         if words:
-            self._settled = self._last_word = words[-1].end
+            self._settled = self._last_word = words[-1][0].end
         self._interim_text = ""
         return message
 
-    def _results(self, words: Sequence[Word]) -> Json:
+    def _results(self, words: Sequence[Spoken]) -> Json:
         """A result that is not final; it begins where the last final one ended."""
         start = self._settled
-        end = max(start, words[-1].end) if words else start
+        end = max(start, words[-1][0].end) if words else start
         alternative: Json = {
             "transcript": self._text(words),
-            "confidence": _mean([word.probability for word in words]),
-            "words": [_word(word) for word in words if _bare(word)],
+            "confidence": _mean([word.probability for word, _ in words]),
+            "words": [_word(word, speaker) for word, speaker in words if _bare(word)],
         }
         if self.request.query.get("language") == "multi" and self.stream.language is not None:
             alternative["languages"] = [self.stream.language]
@@ -185,10 +191,10 @@ class Deepgram(Dialect):
             "metadata": {"request_id": self._request_id, "model_uuid": self._model_id, "model_info": self._model_info},
         }
 
-    def _text(self, words: Sequence[Word]) -> str:
+    def _text(self, words: Sequence[Spoken]) -> str:
         if self._punctuated:
-            return "".join(word.text for word in words).strip()
-        return " ".join(filter(None, map(_bare, words)))
+            return "".join(word.text for word, _ in words).strip()
+        return " ".join(filter(None, (_bare(word) for word, _ in words)))
 
     def farewell(self) -> Iterable[Json]:
         yield {
@@ -215,14 +221,15 @@ class Deepgram(Dialect):
         return str(uuid.uuid5(uuid.NAMESPACE_DNS, self.door.services.model.name))
 
 
-def _word(word: Word) -> Json:
-    return {
+def _word(word: Word, speaker: int | None) -> Json:
+    found: Json = {
         "word": _bare(word),
         "start": round(word.start, 3),
         "end": round(word.end, 3),
         "confidence": round(word.probability, 4),
         "punctuated_word": word.text.strip(),
     }
+    return found if speaker is None else found | {"speaker": speaker - 1}  # Deepgram counts from 0
 
 
 def _bare(word: Word) -> str:

@@ -70,11 +70,13 @@ def address_of(request: web.Request) -> str:
 # --- what clients ask for ---------------------------------------------------------------------------------------------
 
 
-def client_options(query: Mapping[str, str], defaults: ClientOptions) -> ClientOptions:
+def client_options(query: Mapping[str, str], services: Services, stages: bool = False) -> ClientOptions:
     """What a client chose for itself, by the names that all protocols share. Raises `RequestError` for a wrong value.
 
-    `prompt` is text that shows names and style, `hotwords` a list of words that are likely to be said.
+    `prompt` is text that shows names and style, `hotwords` a list of words that are likely to be said. `stages`: the
+    protocol can tell of speakers and translations; a client of another one must not ask for them, and gets none.
     """
+    defaults = services.defaults
     chosen: dict[str, Any] = {}
     for name in ("language", "task", "policy", "frame_threshold"):
         if query.get(name):
@@ -87,11 +89,12 @@ def client_options(query: Mapping[str, str], defaults: ClientOptions) -> ClientO
         chosen["prompt"] = f"{defaults.prompt} {prompt}".strip()
     if hotwords:
         chosen["hotwords"] = (*parse_option(DecodingConfig, "hotwords", hotwords), *defaults.hotwords)
-    if query.get("target_language"):
-        raise RequestError("this server does not translate into a language of choice; task=translate gives English")
-    if flag(query, "diarization") or flag(query, "diarize"):
-        raise RequestError("this server does not tell speakers apart")
-    return replace(defaults, **chosen)
+    options = replace(defaults, **chosen)
+    if stages:
+        return services.stages.chosen(services.stages.usual(options), query)
+    if services.stages.chosen(options, query) != options:
+        raise RequestError("this protocol cannot tell of speakers and translations")
+    return options
 
 
 def flag(query: Mapping[str, str], name: str, default: bool = False) -> bool:

@@ -12,13 +12,13 @@ from wyoming_wlk.audio.input import AudioInput, ContainerInput, GuessedInput, Ra
 from wyoming_wlk.audio.pcm import SAMPLE_RATE
 from wyoming_wlk.captions import Captions, Line, View, change
 from wyoming_wlk.errors import AccessError, ProtocolError, RequestError, WlkError
-from wyoming_wlk.events import Finished
+from wyoming_wlk.events import Finished, StageNotice
 from wyoming_wlk.frontends.door import Dialect, Json, client_options
 from wyoming_wlk.services import Pace
 from wyoming_wlk.streams import Update
 
 _MODES = ("full", "diff", "legacy")
-_SPEAKER, _SILENCE = 1, -2
+_UNKNOWN, _SILENCE = -1, -2
 
 
 class LiveKit(Dialect):
@@ -31,9 +31,10 @@ class LiveKit(Dialect):
         self._mode = query.get("mode") or "full"
         if self._mode not in _MODES:
             raise RequestError(f"mode is none of {', '.join(_MODES)}")
-        options = client_options(query, self.door.services.defaults)
+        options = client_options(query, self.door.services, stages=self._mode != "legacy")
         audio, worklet = _input(query.get("audio", ""))
-        self._captions = Captions()
+        self._captions = Captions(translated=bool(options.target_language))
+        self._diarized, self._notice = bool(options.diarization), ""
         self._sent, self._seq = View(), 0
         self._ended = False
         self._detecting = options.language == "auto"
@@ -54,7 +55,9 @@ class LiveKit(Dialect):
         self._captions.take(update, self.stream.language if self._detecting else None)
         before, view = self._sent, self._captions.complete() if self._mode == "diff" else self._captions.view()
         finished = any(isinstance(entry.event, Finished) for entry in update.entries)
-        if view == before and not (finished and not self._seq):  # even of silence there is one message
+        notices = [entry.event.text for entry in update.entries if isinstance(entry.event, StageNotice)]
+        self._notice = " ".join(notices)
+        if view == before and not notices and not (finished and not self._seq):  # even of silence there is one message
             return
         self._sent, self._seq = view, self._seq + 1
         if self._mode == "legacy":
@@ -77,7 +80,7 @@ class LiveKit(Dialect):
         return self._full(self._captions.view()) | {"status": "error"} | message
 
     def _full(self, view: View) -> Json:
-        return {"lines": [_line(line) for line in view.lines], **self._volatile(view)}
+        return {"lines": [self._line(line) for line in view.lines], **self._volatile(view)}
 
     def _diff(self, before: View, view: View) -> Json:
         dropped, added = change(before.lines, view.lines)
@@ -85,19 +88,40 @@ class LiveKit(Dialect):
         if dropped:
             message["lines_pruned"] = dropped
         if added:
-            message["new_lines"] = [_line(line) for line in added]
+            message["new_lines"] = [self._line(line) for line in added]
         return message
 
     def _volatile(self, view: View) -> Json:
         """What is replaced at every update."""
-        return {
-            "status": "active_transcription" if view.lines or view.buffer else "no_audio_detected",
+        heard = view.lines or view.buffer or view.waiting
+        message = {
+            "status": "active_transcription" if heard else "no_audio_detected",
             "buffer_transcription": view.buffer,
-            "buffer_diarization": "",
-            "buffer_translation": "",
+            "buffer_diarization": view.waiting,
+            "buffer_translation": view.translating,
             "remaining_time_transcription": round(self.stream.lag, 1),
-            "remaining_time_diarization": 0.0,
+            "remaining_time_diarization": round(self.stream.speaker_lag, 1),
         }
+        return message | {"notice": self._notice} if self._notice else message
+
+    def _line(self, line: Line) -> Json:
+        message: Json = {
+            "speaker": self._speaker(line),
+            "text": line.text,
+            "start": _time(line.start),
+            "end": _time(line.end),
+        }
+        if line.language is not None:
+            message["detected_language"] = line.language
+        if line.translation:
+            message["translation"] = line.translation
+        return message
+
+    def _speaker(self, line: Line) -> int:
+        """Without diarization everybody is the first."""
+        if line.silent:
+            return _SILENCE
+        return line.speaker or (_UNKNOWN if self._diarized else 1)
 
 
 def _input(audio: str) -> tuple[AudioInput, bool]:
@@ -109,18 +133,6 @@ def _input(audio: str) -> tuple[AudioInput, bool]:
     if audio == "container":
         return ContainerInput(), False
     raise RequestError("audio is neither pcm nor container")
-
-
-def _line(line: Line) -> Json:
-    message: Json = {
-        "speaker": _SILENCE if line.silent else _SPEAKER,
-        "text": line.text,
-        "start": _time(line.start),
-        "end": _time(line.end),
-    }
-    if line.language is not None:
-        message["detected_language"] = line.language
-    return message
 
 
 def _legacy(view: View) -> Json:

@@ -19,6 +19,7 @@ _MAX_CLIENT_ID = 200
 _MAX_TERMS = 10_000
 """Characters of the names and terms that a client sends along."""
 
+_STAGE_WISHES = ("diarization", "target_language", "translation")
 _REQUIRED: Any = object()
 
 
@@ -94,3 +95,16 @@ def client_id_of(request: Transcribe) -> str | None:
     if not isinstance(client_id, str) or not 0 < len(client_id) <= _MAX_CLIENT_ID:
         raise ProtocolError(f"client_id is not a string of 1 to {_MAX_CLIENT_ID} characters")
     return client_id
+
+
+def stage_wishes(request: Transcribe) -> dict[str, str]:
+    """What a client asks for in the context of its request, beside the transcript. Raises `ProtocolError`."""
+    wishes = {}
+    for name in _STAGE_WISHES:
+        value = (request.context or {}).get(name)
+        if isinstance(value, bool):
+            value = "true" if value else "false"
+        if value is not None and not isinstance(value, str):
+            raise ProtocolError(f"{name} in the context is not a string")
+        wishes[name] = value or ""
+    return wishes

@@ -35,13 +35,14 @@ _PLAIN: dict[str, tuple[Callable[[Transcription], str], str]] = {
     "srt": (subtitles.srt, "text/plain"),
     "vtt": (subtitles.vtt, "text/vtt"),
 }
-_FORMATS = ("json", "verbose_json", *_PLAIN)
+_FORMATS = ("json", "verbose_json", "diarized_json", "rttm", *_PLAIN)
+_OF_SPEAKERS = ("diarized_json", "rttm")
 _STREAMED_FORMATS = ("json", "text")
 _GRANULARITIES = {"segment", "word"}
 _UNSUPPORTED = {
     "include": "this server does not return logprobs; verbose_json has the probability of each word",
-    "known_speaker_names": "this server does not tell speakers apart",
-    "known_speaker_references": "this server does not tell speakers apart",
+    "known_speaker_names": "this server knows no speakers by name",
+    "known_speaker_references": "this server knows no speakers by their voice",
 }
 _IN_MEMORY = 2**20
 """Bytes of an upload that stay off the disk."""
@@ -99,8 +100,7 @@ async def _answer(door: Door, request: web.Request, task: str) -> web.StreamResp
         async with decoding(door.services, client, wish.options, file_pieces(file)) as work:
             if wish.stream:
                 return await _stream(door, request, client, work)
-            segments = [segment async for segment in work.segments()]
-            return _response(wish, Transcription(tuple(segments), work.language, work.heard))
+            return _response(wish, await work.whole())
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
@@ -114,8 +114,6 @@ def _wish(door: Door, fields: Mapping[str, str], task: str) -> _Wish:
             raise RequestError(f"{name}: {reason}")
     _check_temperature(fields.get("temperature", ""))
     form = fields.get("response_format") or "json"
-    if form == "diarized_json":
-        raise RequestError("response_format: this server does not tell speakers apart")
     if form not in _FORMATS:
         raise RequestError(f"response_format: {form[:40]!r} is not one of {', '.join(_FORMATS)}")
     stream = flag(fields, "stream")
@@ -128,8 +126,13 @@ def _wish(door: Door, fields: Mapping[str, str], task: str) -> _Wish:
         "language": fields.get("language", ""),
         "prompt": fields.get("prompt", "")[-_PROMPT_CHARACTERS:],
         "hotwords": fields.get("keywords", ""),
+        **{name: fields.get(name, "") for name in ("diarization", "target_language", "translation")},
     }
-    options = replace(client_options(asked, door.services.defaults), task=task)
+    if form in _OF_SPEAKERS and not asked["diarization"]:
+        asked["diarization"] = "true"
+    options = replace(client_options(asked, door.services, stages=not stream), task=task)
+    if form in _OF_SPEAKERS and not options.diarization:
+        raise RequestError(f"response_format: {form} needs diarization")
     return _Wish(options, form, stream, "segment" in granularities, "word" in granularities)
 
 
@@ -154,6 +157,10 @@ def _response(wish: _Wish, transcription: Transcription) -> web.Response:
     if wish.form in _PLAIN:
         write, kind = _PLAIN[wish.form]
         return web.Response(text=write(transcription), content_type=kind)
+    if wish.form == "rttm":
+        return web.Response(text=subtitles.rttm(transcription.turns, "recording"), content_type="text/plain")
+    if wish.form == "diarized_json":
+        return web.json_response(subtitles.diarized_json(transcription, wish.options.task))
     if wish.form == "verbose_json":
         body = subtitles.verbose_json(transcription, wish.options.task, wish.segments, wish.words)
         return web.json_response(body)
@@ -173,7 +180,7 @@ async def _stream(door: Door, request: web.Request, client: str, work: Decoding)
             await _send(door, response, {"type": "transcript.text.delta", "delta": delta})
             said.append(segment)
             segment = await anext(segments, None)
-        whole = subtitles.short_json(Transcription(tuple(said), work.language, work.heard))
+        whole = subtitles.short_json(await work.whole(said))
         await _send(door, response, {"type": "transcript.text.done"} | whole)
     except ClientTimeoutError as err:
         _LOG.warning("%s: %s", client, err)

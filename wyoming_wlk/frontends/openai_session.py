@@ -90,7 +90,7 @@ class RealtimeSession:
     def options(self, services: Services) -> ClientOptions:
         """Raises `RequestError` for a language that is not known here, or a prompt that is too long."""
         query = {"language": self.language, "prompt": self.prompt, "hotwords": ", ".join(self.keywords)}
-        options = client_options(query, services.defaults)
+        options = client_options(query, services)
         if options.language not in ("auto", *services.model.languages):
             raise RequestError(f"the model {services.model.name} does not know the language {options.language}")
         return options

@@ -50,7 +50,7 @@ def flow_routes(door: Door) -> list[web.RouteDef]:
             if not fields.get("model_name"):
                 raise RequestError("model_name is missing")
             _check_model(fields["model_name"], services)
-            options = client_options({**request.query, **fields}, services.defaults)
+            options = client_options({**request.query, **fields}, services)
             file.seek(0)
             found = await transcribe(services, client, options, _samples(file))
         segments = [
@@ -112,7 +112,7 @@ class WhisperFlow(Dialect):
             if not isinstance(value, str):
                 raise RequestError(f"{name} is not a string")
         _check_model(given.get("model", ""), services)
-        options = client_options({**self.request.query, **given}, services.defaults)
+        options = client_options({**self.request.query, **given}, services)
         self.open(options, Pace(close_pause=_CLOSE_PAUSE), RawInput(SAMPLE_RATE))
 
     def render(self, update: Update) -> Iterator[Json]:
@@ -121,7 +121,7 @@ class WhisperFlow(Dialect):
             if isinstance(entry.event, SegmentEnded):
                 self._shown = ""
                 yield self._result(entry.event.words, partial=False)
-        words = self._segment.words(update.tentative)
+        words = self._segment.words(update.volatile.tentative)
         if (text := _text(words)) and text != self._shown:
             self._shown = text
             yield self._result(words, partial=True)

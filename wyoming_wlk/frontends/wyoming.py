@@ -25,8 +25,9 @@ from wyoming_wlk.config import STANDARD, Program
 from wyoming_wlk.engine.context import ClientOptions
 from wyoming_wlk.errors import AudioError, ClientTimeoutError, ProtocolError, RequestError, WlkError
 from wyoming_wlk.events import Event, Finished, SpeechStarted, SpeechStopped, TextUpdate
+from wyoming_wlk.frontends.extras import Extras
 from wyoming_wlk.frontends.framing import FrameReader, encode
-from wyoming_wlk.frontends.messages import client_id_of, describe, field, pcm_format, transcribe_of
+from wyoming_wlk.frontends.messages import client_id_of, describe, field, pcm_format, stage_wishes, transcribe_of
 from wyoming_wlk.languages import normalize_language
 from wyoming_wlk.services import Pace, Services
 from wyoming_wlk.session import Session
@@ -241,6 +242,7 @@ class _Turn:
         self._seconds_left = services.config.limits.max_utterance
         self._session: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
         self._started = False
+        self._extras = Extras()
         self.stopping = False
         self.task = asyncio.create_task(self._run())
 
@@ -292,11 +294,15 @@ class _Turn:
             client = self._connection.client if client_id is None else f"{self._connection.client} {client_id!r}"
             options = self._options()
             with self._services.admitted(), self._services.context(client_id, options) as context:
-                session = await self._services.session(context, client, self._on_event, Pace(endpoint=self._endpoint()))
+                pace = Pace(endpoint=self._endpoint())
+                # the transcript is the words alone: it does not wait for what the stages make of them
+                session = await self._services.session(context, client, self._extras.take, pace, early=self._on_event)
                 self._session.set_result(session)
                 if self.stopping:
                     session.stop()
                 await session.run()
+                if options.diarization or options.target_language:
+                    await self._connection.send(self._extras.message(options, self._request.context))
         finally:
             self.stopping = True
             self._session.cancel()
@@ -307,7 +313,8 @@ class _Turn:
             options = replace(options, language=normalize_language(request.language))
         asked = [*(request.transcript_names or []), *(request.transcript_terms or [])]
         home = self._services.home.expected(options.language)
-        return replace(options, hotwords=tuple(dict.fromkeys([*asked, *options.hotwords, *home])))
+        options = replace(options, hotwords=tuple(dict.fromkeys([*asked, *options.hotwords, *home])))
+        return self._services.stages.chosen(options, stage_wishes(request))
 
     def _endpoint(self) -> float | None:
         endpoint = self._services.endpoint(self._program)

@@ -23,6 +23,15 @@ class SpeakerTurn:
     """Counted from 1 in the order in which the client hears of them."""
 
 
+def joined(turns: Sequence[SpeakerTurn]) -> tuple[SpeakerTurn, ...]:
+    """Turns in order of time, with those as one that were only parted by a horizon."""
+    found: dict[tuple[int, float], SpeakerTurn] = {}  # by speaker and end
+    for turn in sorted(turns, key=lambda turn: (turn.start, turn.end, turn.speaker)):
+        before = found.pop((turn.speaker, turn.start), turn)
+        found[turn.speaker, turn.end] = SpeakerTurn(before.start, turn.end, turn.speaker)
+    return tuple(sorted(found.values(), key=lambda turn: (turn.start, turn.end, turn.speaker)))
+
+
 @dataclass(frozen=True)
 class DiarizationOptions:
     """What a client may choose for itself."""

@@ -40,7 +40,9 @@ def _export(checkpoint: Path, key: str | None, build: Callable[[Weights], bytes]
     try:
         model = build(read_state_dict(checkpoint, key))
         part = target.with_name(f"{target.name}.{os.getpid()}.part")
-        part.write_bytes(model)
+        with part.open("wb") as file:
+            file.write(model)
+            os.fsync(file.fileno())
         part.replace(target)
     except (KeyError, ValueError) as err:
         raise ModelError(f"{checkpoint} is not the network it should be: {err}") from err

@@ -1,94 +1,117 @@
-"""The online diarizer: audio of many clients in, speaker turns out.
-
-One object serves all clients and has no state of its own; not thread-safe, to be called off the event loop. A client
-gets the same whether it is alone or in a batch, and in whatever portions its audio comes.
-"""
+"""The online diarizer: segmentation of the last seconds, embeddings of what is new, clustering of the last minute."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from wyoming_wlk.errors import RequestError
 from wyoming_wlk.stages.diarization.clustering import fill_gaps, runs
-from wyoming_wlk.stages.diarization.networks import FRAME, FRAME_START, EmbeddingNetwork, SegmentationNetwork
+from wyoming_wlk.stages.diarization.networks import (
+    FRAME,
+    FRAME_START,
+    LOCAL_SPEAKERS,
+    WINDOW,
+    WINDOW_FRAMES,
+    EmbeddingNetwork,
+    SegmentationNetwork,
+)
 from wyoming_wlk.stages.diarization.pieces import SECOND, new_pieces, piece_features
-from wyoming_wlk.stages.diarization.state import HOP, WINDOW, WINDOW_FRAMES, DiarizationState, SpeakerTurn
+from wyoming_wlk.stages.diarization.state import HOP, DiarizationState
 from wyoming_wlk.stages.diarization.voices import Votes, forget, update_voices
+from wyoming_wlk.stages.diarizer import DiarizationOptions, Diarizer, Heard, Settled, SpeakerTurn, joined
 
 SAMPLE_RATE = 16000
+LEAST_LATENCY = 0.6
+"""Seconds: the windows are half a second apart, and a window says little about its last frames."""
+MOST_LATENCY = 30.0
+"""Seconds: memory and time grow with it, and what a piece is worth is known after some seconds."""
 _GAP = round(0.75 * SECOND)
 """A shorter pause does not end a turn."""
 _SILENCE = 1e-4
 """Peak below which nothing can be heard: what the networks make of it would be chance."""
 
 
-@dataclass(frozen=True)
-class Settled:
-    """What a client now knows for good: who spoke before `horizon` (seconds) and after the horizon before."""
-
-    turns: tuple[SpeakerTurn, ...]
-    horizon: float
+def load_online(segmentation: Path, embedding: Path) -> OnlineDiarizer:
+    """With the networks of two ONNX files. Raises `ModelError` for those that cannot be used."""
+    return OnlineDiarizer(SegmentationNetwork(segmentation), EmbeddingNetwork(embedding))
 
 
-class OnlineDiarizer:
-    """Segmentation, embeddings and clustering for many clients."""
+class OnlineDiarizer(Diarizer[DiarizationState]):
+    """Segmentation, embeddings and clustering for many clients, one after the other."""
 
     def __init__(self, segmentation: SegmentationNetwork, embedding: EmbeddingNetwork) -> None:
         self._segmentation, self._embedding = segmentation, embedding
 
-    def step(self, items: Sequence[tuple[DiarizationState, np.ndarray]]) -> list[Settled]:
-        """Takes each client's new float32 16 kHz samples, which may be none; a client occurs once."""
-        states = [state for state, _ in items]
-        for state, samples in items:
-            state.audio = np.concatenate([state.audio, samples.astype(np.float32, copy=False)])
-        turns: list[list[SpeakerTurn]] = [[] for _ in items]
-        while due := [place for place, state in enumerate(states) if len(state.audio) >= (WINDOW + HOP) * FRAME]:
-            settled = self._hear([states[place] for place in due])
-            for place, votes in zip(due, settled, strict=True):
-                turns[place] += _tell(states[place], votes, _horizon(states[place]))
-        return [Settled(_joined(found), _seconds(state.told)) for found, state in zip(turns, states, strict=True)]
+    def begin(self, options: DiarizationOptions) -> DiarizationState:
+        if not LEAST_LATENCY <= options.latency <= MOST_LATENCY:
+            raise RequestError(
+                f"speakers are told after {LEAST_LATENCY:g} to {MOST_LATENCY:g} s, not {options.latency:g}"
+            )
+        if options.max_speakers < 1:
+            raise RequestError(f"{options.max_speakers} speakers cannot be told apart")
+        return DiarizationState.begin(options, self._embedding.name, self._embedding.dimensions)
 
-    def flush(self, state: DiarizationState) -> Settled:
-        """Tells all that was heard; the audio is over."""
-        end = state.clock
-        missing = -(end // -FRAME) - state.told
-        if missing <= 0:
-            return Settled((), end / SAMPLE_RATE)
-        silence = np.zeros(-(end % -(HOP * FRAME)), np.float32)
-        (settled,) = self.step([(state, silence)])
-        votes = update_voices(state, final=True)
-        rest = _tell(state, votes, state.heard)
-        limit = end / SAMPLE_RATE
-        turns = [SpeakerTurn(t.start, min(t.end, limit), t.speaker) for t in [*settled.turns, *rest] if t.start < limit]
-        return Settled(_joined(turns), limit)
+    def restore(self, data: bytes) -> DiarizationState:
+        state = DiarizationState.from_bytes(data)
+        if state.network != self._embedding.name:
+            raise ValueError("the state of a diarization with another embedding network")
+        return state
 
-    def _hear(self, states: Sequence[DiarizationState]) -> list[Votes]:
-        """One window further for each client."""
-        for state in states:
-            state.audio = state.audio[HOP * FRAME :]
-            state.heard += HOP
-        audible = [state for state in states if np.abs(state.audio[: WINDOW * FRAME]).max() >= _SILENCE]
-        activities = iter(self._segmentation.run([state.audio[: WINDOW * FRAME] for state in audible]))
-        masks: list[list[np.ndarray]] = []
-        for state in states:
-            activity = next(activities) if state in audible else np.zeros((WINDOW_FRAMES, 3), bool)
-            _add_window(state, activity)
-            masks.append(new_pieces(activity, _known_frames(state)))
-        features = [
-            piece_features(state.audio[: WINDOW * FRAME], mask)
-            for state, found in zip(states, masks, strict=True)
-            for mask in found
-        ]
-        embeddings = iter(self._embedding.run(features))
-        votes = []
-        for state, found in zip(states, masks, strict=True):
-            for mask in found:
-                _add_piece(state, mask, next(embeddings))
-            forget(state)
-            votes.append(update_voices(state))
-        return votes
+    def step(self, items: Sequence[Heard[DiarizationState]]) -> list[Settled | Exception]:
+        results: list[Settled | Exception] = []
+        for item in items:
+            try:
+                results.append(self._settle(item.state, item.audio, item.last))
+            except Exception as err:  # one client's failure is no concern of the others
+                results.append(err)
+        return results
+
+    def _settle(self, state: DiarizationState, audio: np.ndarray, last: bool) -> Settled:
+        state.audio = np.concatenate([state.audio, audio.astype(np.float32, copy=False)])
+        if last and state.end > state.horizon:
+            turns = self._settle_all(state)
+        else:
+            turns = self._settle_windows(state, state.end)
+        return Settled(joined(turns), _seconds(state, state.horizon), state.crowded)
+
+    def _settle_windows(self, state: DiarizationState, end: int) -> list[SpeakerTurn]:
+        """What the windows tell for which there is enough audio, up to the sample `end`."""
+        turns: list[SpeakerTurn] = []
+        while len(state.audio) >= (WINDOW + HOP) * FRAME:
+            votes = self._hear(state)
+            due = (state.heard + HOP - round(state.options.latency * SECOND)) * FRAME + FRAME_START
+            if (until := min(due, end)) > state.horizon:
+                turns += _tell(state, votes, until)
+        return turns
+
+    def _settle_all(self, state: DiarizationState) -> list[SpeakerTurn]:
+        """What all windows tell, the last of them filled up with silence."""
+        end = state.end
+        silence = -end % (HOP * FRAME)
+        state.audio = np.concatenate([state.audio, np.zeros(silence, np.float32)])
+        turns = self._settle_windows(state, end)
+        turns += _tell(state, update_voices(state, final=True), end)
+        state.horizon, state.padding = end + silence, state.padding + silence
+        return turns
+
+    def _hear(self, state: DiarizationState) -> Votes:
+        """One window further."""
+        state.audio = state.audio[HOP * FRAME :]
+        state.heard += HOP
+        window = state.audio[: WINDOW * FRAME]
+        activity = np.zeros((WINDOW_FRAMES, LOCAL_SPEAKERS), bool)
+        if np.abs(window).max() >= _SILENCE:
+            (activity,) = self._segmentation.run([window])
+        _add_window(state, activity)
+        masks = new_pieces(activity, _known_frames(state))
+        embeddings = self._embedding.run([piece_features(window, mask) for mask in masks])
+        for mask, embedding in zip(masks, embeddings, strict=True):
+            _add_piece(state, mask, embedding)
+        forget(state)
+        return update_voices(state)
 
 
 def _add_window(state: DiarizationState, activity: np.ndarray) -> None:
@@ -117,34 +140,22 @@ def _add_piece(state: DiarizationState, mask: np.ndarray, embedding: np.ndarray)
     state.links = np.pad(state.links, ((0, 1), (0, 1)))
 
 
-def _horizon(state: DiarizationState) -> int:
-    """The frame up to which is told, so that no frame waits longer than the client's latency."""
-    return max(state.told, state.heard + HOP - round(state.options.latency * SECOND))
-
-
 def _tell(state: DiarizationState, votes: Votes, until: int) -> list[SpeakerTurn]:
-    """The turns from what was told up to a frame."""
-    active = fill_gaps(_loudest(votes), _GAP)[max(0, state.told - votes.base) : until - votes.base]
-    first = max(state.told, votes.base)
+    """The turns from the horizon to a sample, which is the horizon from now on."""
+    first, past = state.told, -((FRAME_START - until) // FRAME)
+    active = fill_gaps(_loudest(votes), _GAP)[first - votes.base : past - votes.base]
     found = []
     for column in np.flatnonzero(active.any(axis=0)):
         voice = votes.voices[column]
         if voice not in state.speakers:
             state.speakers.append(voice)
-        speaker = state.speakers.index(voice)
+        speaker = state.speakers.index(voice) + 1
         for start, end in runs(active[:, column]):
-            found.append(SpeakerTurn(_seconds(first + start), _seconds(first + end), speaker))
-    state.told = until
+            begin, stop = (FRAME * (first + frame) + FRAME_START for frame in (start, end))
+            if (begin := max(begin, state.horizon)) < (stop := min(stop, until)):
+                found.append(SpeakerTurn(_seconds(state, begin), _seconds(state, stop), speaker))
+    state.horizon = until
     return found
-
-
-def _joined(turns: Sequence[SpeakerTurn]) -> tuple[SpeakerTurn, ...]:
-    """Turns in order of time, with those as one that were only parted by a horizon."""
-    found: dict[tuple[int, float], SpeakerTurn] = {}  # by speaker and end
-    for turn in sorted(turns, key=lambda turn: (turn.start, turn.end, turn.speaker)):
-        before = found.pop((turn.speaker, turn.start), turn)
-        found[turn.speaker, turn.end] = SpeakerTurn(before.start, turn.end, turn.speaker)
-    return tuple(sorted(found.values(), key=lambda turn: (turn.start, turn.end, turn.speaker)))
 
 
 def _loudest(votes: Votes) -> np.ndarray:
@@ -157,5 +168,6 @@ def _loudest(votes: Votes) -> np.ndarray:
     return active & (votes.votes > 0)
 
 
-def _seconds(frame: int) -> float:
-    return max(0, frame * FRAME + FRAME_START) / SAMPLE_RATE if frame > 0 else 0.0
+def _seconds(state: DiarizationState, sample: int) -> float:
+    """A sample at or after the horizon, on the client's clock."""
+    return (sample - state.padding) / SAMPLE_RATE

@@ -6,72 +6,57 @@ import json
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from wyoming_wlk.stages.diarization.networks import DIMENSIONS, FRAME, LOCAL_SPEAKERS
+from wyoming_wlk.stages.diarization.networks import FRAME, FRAME_START, LOCAL_SPEAKERS, WINDOW, WINDOW_FRAMES
+from wyoming_wlk.stages.diarizer import DiarizationOptions
 
 HOP = 30
 """Frames between the windows: half a second."""
-WINDOW = 420
-"""Frames of audio that a window hears: seven seconds."""
-WINDOW_FRAMES = 417
-"""Frames that the segmentation makes of a window; the last few have no full context."""
 
-_ARRAYS = (
-    "audio",
-    "windows",
-    "embeddings",
-    "masks",
-    "ends",
-    "purities",
-    "labels",
-    "links",
-    "sums",
-    "weights",
-    "voices",
-)
-
-
-@dataclass(frozen=True)
-class SpeakerTurn:
-    """Somebody speaks from `start` to `end` (seconds). What goes on at a horizon is continued by a turn from there."""
-
-    start: float
-    end: float
-    speaker: int
-    """Counted from 0 in the order in which the client hears of them."""
-
-
-@dataclass(frozen=True)
-class DiarizationOptions:
-    """What a client may choose for itself."""
-
-    latency: float = 5.0
-    """Seconds after which it is told, at the latest, who spoke. More is more accurate; at least 0.6."""
-    max_speakers: int = 10
-    """Further voices are taken for the most alike of these."""
+_ARRAYS: dict[str, tuple[type[np.generic], tuple[int | str, ...]]] = {
+    "audio": (np.float32, ("samples",)),
+    "windows": (np.bool_, ("windows", WINDOW_FRAMES, LOCAL_SPEAKERS)),
+    "embeddings": (np.float32, ("pieces", "dimensions")),
+    "masks": (np.bool_, ("pieces", WINDOW_FRAMES)),
+    "ends": (np.int64, ("pieces",)),
+    "purities": (np.float64, ("pieces",)),
+    "labels": (np.int64, ("pieces",)),
+    "links": (np.float64, ("pieces", "pieces")),
+    "sums": (np.float64, ("voices", "dimensions")),
+    "weights": (np.float64, ("voices",)),
+    "voices": (np.int64, ("voices",)),
+}
+_NUMBERS = ("heard", "horizon", "padding", "next_voice", "crowded")
 
 
 @dataclass(eq=False)
 class DiarizationState:
-    """Everything of one client that must survive a turn. Frames count from the beginning of its audio.
+    """Everything of one client that must survive a turn. Frames count from the beginning of what was heard.
 
     A piece is a second or so in which one voice is heard alone; its embedding is what speakers are told apart by. A
     voice is a cluster of pieces; it becomes a speaker when the client first hears of it.
     """
 
-    options: DiarizationOptions = DiarizationOptions()
+    options: DiarizationOptions
+    network: str
+    """Name of the network that made the embeddings."""
+    embeddings: np.ndarray
+    """float32, of the last pieces; one row each, as in masks, ends, purities, labels and links."""
+    sums: np.ndarray
+    """Of each voice that has pieces no longer kept: their weighted sum; one row each, as in weights and voices."""
     audio: np.ndarray = field(default_factory=lambda: np.zeros(WINDOW * FRAME, np.float32))
     """float32 from `heard - WINDOW` on; a stream begins with silence."""
     heard: int = 0
     """Frame at which the last window ended."""
-    told: int = 0
-    """Frame up to which the client knows who spoke."""
+    horizon: int = 0
+    """Sample up to which the client knows who spoke."""
+    padding: int = 0
+    """Samples of silence that were heard beside the client's own, at its pauses."""
     windows: np.ndarray = field(default_factory=lambda: np.zeros((0, WINDOW_FRAMES, LOCAL_SPEAKERS), bool))
-    """The local speakers' activity in the last windows, HOP frames apart, as far as they reach over `told`."""
-    embeddings: np.ndarray = field(default_factory=lambda: np.zeros((0, DIMENSIONS), np.float32))
-    """Of the last pieces; one row each, as in the arrays that follow."""
+    """The local speakers' activity in the last windows, HOP frames apart, as far as they reach over `horizon`."""
     masks: np.ndarray = field(default_factory=lambda: np.zeros((0, WINDOW_FRAMES), bool))
     """Which frames of its window a piece is made of."""
     ends: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -82,34 +67,64 @@ class DiarizationState:
     """A piece's voice; -1 before it has one."""
     links: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     """What the segmentation says of each two pieces: above 0 for one voice, below for two."""
-    sums: np.ndarray = field(default_factory=lambda: np.zeros((0, DIMENSIONS)))
-    """Of each voice that has pieces no longer kept: their weighted sum."""
     weights: np.ndarray = field(default_factory=lambda: np.zeros(0))
     voices: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     """Which voices these are."""
     next_voice: int = 0
     speakers: list[int] = field(default_factory=list)
-    """The voices that the client has heard of; its number of a speaker is the place in this list."""
+    """The voices that the client has heard of; its number of a speaker is the place in this list, from 1."""
     crowded: bool = False
     """Voices had to be taken for others, since there are more than the client wants."""
 
+    @classmethod
+    def begin(cls, options: DiarizationOptions, network: str, dimensions: int) -> DiarizationState:
+        return cls(options, network, np.zeros((0, dimensions), np.float32), np.zeros((0, dimensions)))
+
     @property
-    def clock(self) -> int:
-        """Samples taken in."""
+    def end(self) -> int:
+        """Where the audio ends: samples taken in, with the padding."""
         return len(self.audio) + (self.heard - WINDOW) * FRAME
+
+    @property
+    def told(self) -> int:
+        """The first frame of which the client does not know all."""
+        return (self.horizon - FRAME_START) // FRAME
 
     def to_bytes(self) -> bytes:
         """The state as a safetensors file."""
-        plain = {name: value for name, value in vars(self).items() if name not in (*_ARRAYS, "options")}
-        header = {"state": json.dumps(plain), "options": json.dumps(asdict(self.options))}
-        return save_tensors({name: np.ascontiguousarray(vars(self)[name]) for name in _ARRAYS}, header)
+        numbers = {name: vars(self)[name] for name in _NUMBERS}
+        header = {"options": asdict(self.options), "network": self.network, "speakers": self.speakers, **numbers}
+        arrays = {name: np.ascontiguousarray(vars(self)[name]) for name in _ARRAYS}
+        return save_tensors(arrays, {"state": json.dumps(header)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> DiarizationState:
-        """Raises ValueError, KeyError, TypeError or SafetensorError for what is no such file."""
-        size = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + size])["__metadata__"]
-        options = DiarizationOptions(**json.loads(header["options"]))
-        state = cls(options)
-        vars(state).update(load_tensors(data) | json.loads(header["state"]))
+        """What `to_bytes` has written. Raises ValueError for anything else."""
+        try:
+            arrays = load_tensors(data)
+            header = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["state"])
+            options = DiarizationOptions(**header.pop("options"))
+            state = cls(options, header["network"], arrays["embeddings"], arrays["sums"])
+        except (SafetensorError, KeyError, TypeError, ValueError) as err:
+            raise ValueError(f"not the state of a diarization: {err}") from err
+        _check(header, arrays)
+        vars(state).update(arrays | header)
         return state
+
+
+def _check(header: dict[str, object], arrays: dict[str, np.ndarray]) -> None:
+    """Raises ValueError where something is missing or does not fit the rest."""
+    if header.keys() != {"network", "speakers", *_NUMBERS} or arrays.keys() != _ARRAYS.keys():
+        raise ValueError("not the state of a diarization: other fields")
+    speakers = header["speakers"]
+    numbers = [header[name] for name in _NUMBERS]
+    if not isinstance(speakers, list) or not all(isinstance(value, int) for value in [*speakers, *numbers]):
+        raise ValueError("not the state of a diarization: no numbers")
+    sizes: dict[str, int] = {}
+    for name, (kind, shape) in _ARRAYS.items():
+        array = arrays[name]
+        fits = array.dtype == kind and array.ndim == len(shape)
+        for size, found in zip(shape, array.shape, strict=fits):
+            fits &= found == (size if isinstance(size, int) else sizes.setdefault(size, found))
+        if not fits:
+            raise ValueError(f"not the state of a diarization: {name} is {array.dtype}{list(array.shape)}")

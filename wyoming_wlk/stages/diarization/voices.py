@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from wyoming_wlk.stages.diarization.clustering import assign, average_linkage, fill_gaps, inherit_labels, runs
-from wyoming_wlk.stages.diarization.networks import DIMENSIONS, LOCAL_SPEAKERS
+from wyoming_wlk.stages.diarization.networks import LOCAL_SPEAKERS, WINDOW, WINDOW_FRAMES
 from wyoming_wlk.stages.diarization.pieces import PAUSE, SECOND, alone
-from wyoming_wlk.stages.diarization.state import HOP, WINDOW, WINDOW_FRAMES, DiarizationState
+from wyoming_wlk.stages.diarization.state import HOP, DiarizationState
 
 KEPT_PIECES = 100
 """A minute of speech; older pieces live on in the sum of their voice."""
@@ -160,7 +160,7 @@ def _judge_pieces(state: DiarizationState, overlaps: _Overlaps) -> None:
 def _cluster(state: DiarizationState, final: bool) -> tuple[list[int], np.ndarray]:
     """Labels the pieces; the voices that count as speakers, and their directions [voices, d]."""
     if not len(state.voices) and not len(state.labels):
-        return [], np.zeros((0, DIMENSIONS))
+        return [], state.sums[:0]
     sums, weights = _weighted(state)
     known = len(state.voices)
     sums, weights = np.concatenate([state.sums, sums]), np.concatenate([state.weights, weights])
@@ -197,7 +197,7 @@ def _admit(state: DiarizationState, voices: list[int], directions: list[np.ndarr
     told = sum(1 for voice in voices if voice in state.speakers)
     admitted = order[: told + max(0, room)]
     state.crowded = state.crowded or len(admitted) < len(order)
-    centroids = np.array([_unit(directions[row]) for row in admitted]).reshape(-1, DIMENSIONS)
+    centroids = np.array([_unit(directions[row]) for row in admitted]).reshape(-1, state.sums.shape[1])
     return [voices[row] for row in admitted], centroids
 
 
