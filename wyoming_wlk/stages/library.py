@@ -107,9 +107,8 @@ class Stages:
             emit = translation.take
         if options.diarization:
             wanted = DiarizationOptions(self._config.diarization_latency, self._config.max_speakers)
-            parked = context.stages.get("diarization")
             diarizer = self._diarizers[options.diarization]
-            speakers = SpeakerStage(diarizer, wanted, client, emit, patient, parked)
+            speakers = SpeakerStage(diarizer, wanted, client, emit, patient, context.stages)
             stages.append(speakers)
             emit = speakers.take
         return stages[::-1], emit
