@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -89,6 +90,12 @@ def test_fetch(hub: type[Hub], tmp_path: Path) -> None:
     assert json.loads((folder / "manifest.json").read_text("utf-8")) == {name: digest(FILES[name]) for name in FILES}
     asked = len(hub.asked)
     assert ModelStore(tmp_path).fetch(entry()) == folder and len(hub.asked) == asked
+
+
+def test_named_files(hub: type[Hub], tmp_path: Path) -> None:
+    """Of a repository that is no Whisper folder, the files that are named are fetched, and no others."""
+    folder = ModelStore(tmp_path).fetch(replace(entry(), files=("model.bin",)))
+    assert {path.name for path in folder.iterdir()} == {"model.bin", "manifest.json"}
 
 
 @pytest.mark.parametrize("pins", [{}, {"model.bin": digest(FILES["model.bin"])}])

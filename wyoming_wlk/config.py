@@ -239,7 +239,7 @@ class StagesConfig:
         _NO_FILE, off_or(folder), "ONNX file instead of the embedding network of online diarization", "FILE"
     )
     sortformer_model: str = option(
-        "nvidia/diar_streaming_sortformer_4spk-v2", text, "name on the hub, or .nemo file, of the sortformer", "NAME"
+        "nvidia/diar_streaming_sortformer_4spk-v2.1", text, "name on the hub, or .nemo file, of the sortformer", "NAME"
     )
     target_language: str = option("", text, "translate into this language, as a code or name", "LANGUAGE")
     translation: str = option(

@@ -9,12 +9,14 @@ from typing import Any
 from wyoming_wlk.config import DIARIZERS, TRANSLATORS, Config
 from wyoming_wlk.engine.context import ClientOptions, DecoderContext
 from wyoming_wlk.engine.engine import Engine
+from wyoming_wlk.engine.runner import cuda_memory_gb
 from wyoming_wlk.errors import RequestError
 from wyoming_wlk.models import ModelStore
 from wyoming_wlk.stages.client import ClientStage, Emit
 from wyoming_wlk.stages.diarization.install import install_networks
 from wyoming_wlk.stages.diarization.online import load_online
 from wyoming_wlk.stages.diarizer import DiarizationOptions, Diarizer
+from wyoming_wlk.stages.sortformer.loading import load_sortformer
 from wyoming_wlk.stages.speakers import DiarizationWorker, SpeakerStage
 from wyoming_wlk.stages.translating import TextTranslation, TranslationWorker, WhisperTranslation
 from wyoming_wlk.stages.translation.languages import language_tag, primary_language
@@ -140,9 +142,7 @@ class Stages:
         return load_online(segmentation, embedding)
 
     def _load_sortformer(self) -> Diarizer[Any]:
-        from wyoming_wlk.stages.sortformer import load_sortformer  # whose libraries are large
-
-        return load_sortformer(self._config.sortformer_model, self._store)
+        return load_sortformer(self._store, self._config.sortformer_model, "cuda" if cuda_memory_gb() else "cpu")
 
     def _load_bergamot(self) -> Translator[Any]:
         return load_bergamot(self._store)
