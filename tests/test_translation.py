@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from wyoming_wlk.engine.request import Word
 from wyoming_wlk.errors import ModelError, RequestError
@@ -166,6 +168,45 @@ def test_no_word_is_torn() -> None:
 def test_clean(text: str, cleaned: str) -> None:
     """Control characters, lone surrogates and white space do not reach the library."""
     assert clean(text) == cleaned
+
+
+_WORDS = st.lists(
+    st.tuples(
+        st.sampled_from([" ", "", " ", " "]),
+        st.one_of(
+            st.sampled_from(["so", "well,", "Yes.", "Dr.", "3.5", "...", "U.S.", "no?", "e.g.", '"Stop!"', "3.", "。"]),
+            st.text(max_size=12),
+            st.text(min_size=280, max_size=320),
+        ),
+        st.floats(0, 3),
+    ),
+    max_size=150,
+)
+
+
+@given(said=_WORDS, language=st.sampled_from(["en", "de", "ja", "xx"]), portion=st.integers(1, 60))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_every_word_once(said: list[tuple[str, str, float]], language: str, portion: int) -> None:
+    """However words come, each is in one piece, in order, and no piece or rest is too long, unless one word is."""
+    words, now = [], 0.0
+    for space, text, seconds in said:
+        if cleaned := clean(space + text):
+            words.append(TimedWord(now, now + seconds, cleaned))
+            now += seconds
+    pieces: list[list[TimedWord]] = []
+    rest: list[TimedWord] = []
+    for start in range(0, len(words), portion):
+        done, rest = split(rest + words[start : start + portion], language, last=False)
+        pieces += done
+        assert not rest or not too_long(rest)
+    done, left = split(rest, language, last=True)
+    assert left == [] and [word for piece in pieces + done for word in piece] == words
+    assert all(piece and (len(piece) == 1 or not too_long(piece)) for piece in pieces + done)
+
+
+def too_long(words: Sequence[TimedWord]) -> bool:
+    characters = sum(len(word.text) for word in words)
+    return len(words) > MAX_WORDS or words[-1].end - words[0].start > MAX_SECONDS or characters > MAX_CHARACTERS
 
 
 # --- simultaneous translation -----------------------------------------------------------------------------------------
