@@ -246,7 +246,7 @@ class StagesConfig:
         "bergamot", one_of(*TRANSLATORS),
         "what translates: bergamot, nllb, or whisper (the speech model itself, to English)", "HOW",
     )  # fmt: skip
-    nllb_model: str = option("600M", text, "size on the hub (600M, 1.3B, 3.3B), or folder, of the nllb model", "NAME")
+    nllb_model: str = option("600M", text, "size on the hub (600M, 1.3B), or folder, of the nllb model", "NAME")
     nllb_backend: str = option(
         "ctranslate2", one_of("ctranslate2", "transformers"), "what runs nllb: ctranslate2 or transformers", "HOW"
     )
