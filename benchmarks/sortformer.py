@@ -116,7 +116,7 @@ def load(folder: Path) -> SortformerNetwork:
     file = folder / "random.nemo"
     random_model(Sizes()).save_to(str(file))
     began = time.monotonic()
-    network = load_network(file, "cuda" if torch.cuda.is_available() else "cpu")
+    network = load_network(file)
     print(f"- {file.stat().st_size / 1e6:.0f} MB, loaded in {time.monotonic() - began:.1f} s")
     return network
 

@@ -94,7 +94,7 @@ def test_fetch(hub: type[Hub], tmp_path: Path) -> None:
 
 def test_named_files(hub: type[Hub], tmp_path: Path) -> None:
     """Of a repository that is no Whisper folder, the files that are named are fetched, and no others."""
-    folder = ModelStore(tmp_path).fetch(replace(entry(), files=("model.bin",)))
+    folder = ModelStore(tmp_path).fetch(replace(entry(), hub_files=("model.bin",)))
     assert {path.name for path in folder.iterdir()} == {"model.bin", "manifest.json"}
 
 

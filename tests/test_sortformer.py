@@ -16,7 +16,7 @@ from wyoming_wlk.models import ModelStore
 from wyoming_wlk.stages.diarizer import DiarizationOptions, Heard, Settled
 from wyoming_wlk.stages.sortformer.chunks import FRAME, MEL_HOP, SAMPLE_RATE, SETTINGS, Chunks, Window, chunks_for
 from wyoming_wlk.stages.sortformer.diarizer import SortformerDiarizer
-from wyoming_wlk.stages.sortformer.loading import DEFAULT, find_model, hub_entry, load_sortformer
+from wyoming_wlk.stages.sortformer.loading import V2_1, find_model, hub_entry, load_sortformer
 from wyoming_wlk.stages.sortformer.state import SortformerState
 from wyoming_wlk.stages.sortformer.turns import activity
 
@@ -307,16 +307,16 @@ def test_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without NeMo it is said how to install it, before anything is fetched."""
     monkeypatch.setitem(sys.modules, "nemo", None)
     with pytest.raises(ModelError, match=r"not installed: pip install wyoming-wlk\[sortformer\]"):
-        load_sortformer(ModelStore(tmp_path), DEFAULT, "cpu")
+        load_sortformer(V2_1, ModelStore(tmp_path))
 
 
 def test_names() -> None:
-    """A name on the hub says which file to fetch; the default's is pinned."""
-    entry = hub_entry(DEFAULT)
-    assert entry.repository == DEFAULT and entry.files == tuple(entry.sha256)
-    assert entry.files == ("diar_streaming_sortformer_4spk-v2.1.nemo",)
+    """A name on the hub says which file to fetch; a known one is pinned."""
+    entry = hub_entry(V2_1)
+    assert entry.repository == V2_1 and entry.hub_files == tuple(entry.sha256)
+    assert entry.hub_files == ("diar_streaming_sortformer_4spk-v2.1.nemo",)
     other = hub_entry("nvidia/other")
-    assert (other.name, other.files, other.sha256) == ("nvidia--other", ("other.nemo",), {})
+    assert (other.name, other.hub_files, other.sha256) == ("nvidia--other", ("other.nemo",), {})
 
 
 def test_models_that_cannot_be_had(tmp_path: Path) -> None:
@@ -324,6 +324,6 @@ def test_models_that_cannot_be_had(tmp_path: Path) -> None:
     store = ModelStore(tmp_path, offline=True)
     for name in ("sortformer", str(tmp_path / "missing.nemo"), "a/b/c", "/b", "a/"):
         with pytest.raises(ModelError, match="neither a .nemo file nor a name on the hub"):
-            find_model(store, name)
+            find_model(name, store)
     with pytest.raises(ModelError, match="not on this machine, and the server is offline"):
-        find_model(store, DEFAULT)
+        find_model(V2_1, store)

@@ -101,7 +101,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def network(tiny: Path) -> Iterator[SortformerNetwork]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield load_network(tiny, "cpu")
+    yield load_network(tiny)
     torch.set_num_threads(threads)
 
 
@@ -243,7 +243,7 @@ def test_load(tiny: Path, tmp_path: Path) -> None:
     """A local .nemo file becomes a diarizer, and Python's random numbers stay random."""
     random.seed(7)
     expected = random.Random(7).random()
-    diarizer = load_sortformer(ModelStore(tmp_path, offline=True), str(tiny), "cpu")
+    diarizer = load_sortformer(str(tiny), ModelStore(tmp_path, offline=True))
     assert random.random() == expected
     state = diarizer.begin(DiarizationOptions())
     (settled,) = diarizer.step([Heard(state, noise(2), last=True)])
@@ -256,7 +256,7 @@ def test_from_the_hub(tiny: Path, tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "tiny.nemo").write_bytes(tiny.read_bytes())
     (folder / "manifest.json").write_text(json.dumps({}))
-    assert load_sortformer(ModelStore(tmp_path, offline=True), "somebody/tiny", "cpu")
+    assert load_sortformer("somebody/tiny", ModelStore(tmp_path, offline=True))
 
 
 def test_broken_file(tiny: Path, tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_broken_file(tiny: Path, tmp_path: Path) -> None:
         pass
     for name in ("text", "half", "empty"):
         with pytest.raises(ModelError, match=f"cannot load .*{name}.nemo"):
-            load_network(tmp_path / f"{name}.nemo", "cpu")
+            load_network(tmp_path / f"{name}.nemo")
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_other_models(changes: dict[str, object], tmp_path: Path) -> None:
     file = tmp_path / "other.nemo"
     random_model(TINY, **{str(name): value for name, value in changed.items()}).save_to(str(file))
     with pytest.raises(ModelError, match="no streaming Sortformer"):
-        load_network(file, "cpu")
+        load_network(file)
 
 
 def test_says_nothing(tiny: Path, tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ from wyoming_wlk.stages.sortformer.loading import load_sortformer
 set_up("warning", "text")
 shown = warnings.showwarning
 assert "nemo" not in sys.modules
-diarizer = load_sortformer(ModelStore(Path({str(tmp_path)!r}), offline=True), {str(tiny)!r}, "cpu")
+diarizer = load_sortformer({str(tiny)!r}, ModelStore(Path({str(tmp_path)!r}), offline=True))
 diarizer.step([Heard(diarizer.begin(DiarizationOptions()), np.zeros(40000, np.float32), last=True)])
 assert warnings.showwarning is shown and logging.getLogger().level == logging.WARNING
 """

@@ -9,7 +9,6 @@ from typing import Any
 from wyoming_wlk.config import DIARIZERS, TRANSLATORS, Config
 from wyoming_wlk.engine.context import ClientOptions, DecoderContext
 from wyoming_wlk.engine.engine import Engine
-from wyoming_wlk.engine.runner import cuda_memory_gb
 from wyoming_wlk.errors import RequestError
 from wyoming_wlk.models import ModelStore
 from wyoming_wlk.stages.client import ClientStage, Emit
@@ -142,7 +141,7 @@ class Stages:
         return load_online(segmentation, embedding)
 
     def _load_sortformer(self) -> Diarizer[Any]:
-        return load_sortformer(self._store, self._config.sortformer_model, "cuda" if cuda_memory_gb() else "cpu")
+        return load_sortformer(self._config.sortformer_model, self._store)
 
     def _load_bergamot(self) -> Translator[Any]:
         return load_bergamot(self._store)

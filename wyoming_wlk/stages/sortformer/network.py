@@ -101,18 +101,18 @@ class SortformerNetwork:
         return torch.from_numpy(array).to(self._model.device)
 
 
-def load_network(file: Path, device: str) -> SortformerNetwork:
-    """Loads a .nemo file onto "cpu" or "cuda". Raises `ModelError` where it holds no streaming Sortformer."""
+def load_network(file: Path) -> SortformerNetwork:
+    """Loads a .nemo file, onto a GPU where there is one. Raises `ModelError` where it holds no streaming Sortformer."""
     chance = random.getstate()  # NeMo's model seeds Python's generator with 42
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return SortformerNetwork(_restore(file, device))
+            return SortformerNetwork(_restore(file))
     finally:
         random.setstate(chance)
 
 
-def _restore(file: Path, device: str) -> SortformerEncLabelModel:
+def _restore(file: Path) -> SortformerEncLabelModel:
     try:
         logging.getLogger("nv_one_logger").setLevel(logging.ERROR)
         from nemo.utils import logging as nemo_logging
@@ -121,8 +121,9 @@ def _restore(file: Path, device: str) -> SortformerEncLabelModel:
         from nemo.collections.asr.models import SortformerEncLabelModel
     except ImportError as err:
         raise ModelError(f"{NOT_INSTALLED} ({err})") from err
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        model = SortformerEncLabelModel.restore_from(str(file), map_location=torch.device(device))
+        model = SortformerEncLabelModel.restore_from(str(file), map_location=device)
         streaming = isinstance(model, SortformerEncLabelModel) and _is_streaming(model)
     except Exception as err:  # whatever NeMo, hydra, tarfile and torch make of a broken file
         raise ModelError(f"cannot load {file}: {type(err).__name__}: {err}") from err
