@@ -168,6 +168,14 @@ def test_offline(tmp_path: Path) -> None:
         bergamot.languages("en", "klingon")
 
 
+def test_a_pair_is_looked_for_once(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checksums of a model are not computed for every client."""
+    bergamot = Bergamot(store)
+    assert bergamot.languages("en", "pt") == ("en", "pt")
+    monkeypatch.setattr(store, "fetch", None)  # a call would fail
+    assert bergamot.languages("English", "por") == ("en", "pt")
+
+
 # --- languages --------------------------------------------------------------------------------------------------------
 
 

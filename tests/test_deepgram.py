@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import Clip
+from scripted import ScriptedDiarizer, ScriptedStages
 from serving import Server, serving
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -194,6 +195,34 @@ async def test_without_punctuation(server: Server, clips: dict[str, Clip]) -> No
     assert "lamp" in found and found == found.lower() and "." not in found
 
 
+@pytest.mark.parametrize("wish", ["diarize", "diarize_model"])
+async def test_speakers(server: Server, clips: dict[str, Clip], wish: str) -> None:
+    """Each final result is of one speaker, counted from 0; interim words have none yet."""
+    once, messages = pcm(clips[DYING]), []
+    data = once * 2
+    server.services.stages = ScriptedStages(server.services.config, ScriptedDiarizer(turn=len(once) / 32000))
+    async with listening(server, interim_results="true", **{wish: "true"}) as connection:
+        await speak(connection, data[:96000])
+        messages.append(await asyncio.wait_for(connection.recv(), 60))
+        await speak(connection, data[96000:])
+        messages += await rest(connection)
+    final = finals(messages)
+    words = [result.channel.alternatives[0].words for result in final]
+    assert [{word.speaker for word in found} for found in words] == [{0}, {1}]
+    assert said(final).lower().count("dying") == 2
+    interim = [message for message in messages[:-1] if not message.is_final]
+    assert None in {word.speaker for result in interim for word in result.channel.alternatives[0].words}
+
+
+async def test_who_does_not_ask_gets_no_speakers(server: Server, clips: dict[str, Clip]) -> None:
+    """Whatever the server's default is: the library's clients say it themselves."""
+    server.services.stages = ScriptedStages(server.services.config, diarization="online")
+    async with listening(server) as connection:
+        await speak(connection, pcm(clips[LAMP]))
+        (result,) = finals(await rest(connection))
+    assert all(word.speaker is None for word in result.channel.alternatives[0].words)
+
+
 async def test_silence(server: Server) -> None:
     """Where nothing is said there is nothing but metadata, and so for no audio at all."""
     for data in (bytes(64000), b""):
@@ -229,8 +258,9 @@ REFUSED = [
     "utterance_end_ms=x",
     "interim_results=perhaps",
     "language=klingon",
-    "diarize=true",
-    "diarize_model=latest",
+    "diarize=perhaps",
+    "diarization=online",
+    "target_language=pt",
     "redact=pci",
     "callback=http://localhost/",
     "multichannel=true&channels=2",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,10 +14,14 @@ import openai
 import pytest
 from conftest import AUDIO, start_engine
 from openai import AsyncOpenAI
+from openai.types.audio import TranscriptionDiarized
+from scripted import ScriptedDiarizer, ScriptedStages
 from serving import Server, serving
 
+from benchmarks.speakers import read_rttm
+from wyoming_wlk.catalogue import VAD
 from wyoming_wlk.engine.engine import Engine
-from wyoming_wlk.models import InstalledModel
+from wyoming_wlk.models import InstalledModel, ModelStore
 from wyoming_wlk.vad import SileroVad
 
 LAMP, STORY = AUDIO / "turn_on_the_lamp.flac", AUDIO / "1688-142285-0001.flac"
@@ -48,7 +53,7 @@ async def refusal(server: Server, body: aiohttp.FormData | bytes, path: str = "t
 async def test_json(engine: Engine, vad: SileroVad) -> None:
     """The plain answer, by any of the names that the library knows, with fields that change nothing."""
     async with library(engine, vad) as (client, _):
-        for model in ("whisper-1", "gpt-4o-mini-transcribe", "tiny.en"):
+        for model in ("whisper-1", "gpt-4o-mini-transcribe", "gpt-4o-transcribe-diarize", "tiny.en"):
             found = await client.audio.transcriptions.create(
                 file=LAMP,
                 model=model,
@@ -123,7 +128,13 @@ async def test_models(engine: Engine, vad: SileroVad) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"response_format": "diarized_json"}, "speakers"),
+        ({"response_format": "diarized_json", "diarization": "off"}, "needs diarization"),
+        ({"response_format": "diarized_json", "diarization": "pyannote"}, "pyannote"),
+        ({"response_format": "diarized_json", "stream": "true"}, "diarized_json"),
+        ({"stream": "true", "diarization": "true"}, "speakers"),
+        ({"stream": "true", "target_language": "pt"}, "translations"),
+        ({"target_language": "klingon"}, "klingon"),
+        ({"target_language": "pt", "translation": "whisper"}, "English"),
         ({"response_format": "yaml"}, "yaml"),
         ({"language": "klingon"}, "klingon"),
         ({"language": "de"}, "'de'"),
@@ -261,3 +272,117 @@ async def test_translation(base: InstalledModel, vad: SileroVad) -> None:
     engine.stop()
     assert "history of the finnish" in english
     assert "geschichte der finnischen" in original.text.lower()
+
+
+# --- speakers and translations ----------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def scripted(
+    engine: Engine, vad: SileroVad, diarizer: ScriptedDiarizer | None = None, **stages: object
+) -> AsyncIterator[AsyncOpenAI]:
+    """Another voice every four seconds, translations in capitals; `stages` are defaults of the server."""
+    async with library(engine, vad) as (client, server):
+        diarizer = diarizer or ScriptedDiarizer(turn=4.0)
+        server.services.stages = ScriptedStages(server.services.config, diarizer, **stages)
+        yield client
+
+
+async def test_diarized_json(engine: Engine, vad: SileroVad) -> None:
+    """The library gets segments of one speaker each, A first, and their translations where it asks for them."""
+    async with scripted(engine, vad) as client:
+        found = await client.audio.transcriptions.create(
+            file=STORY,
+            model="gpt-4o-transcribe-diarize",
+            response_format="diarized_json",
+            chunking_strategy="auto",
+            extra_body={"target_language": "Portuguese"},
+        )
+    assert isinstance(found, TranscriptionDiarized)
+    assert found.duration == pytest.approx(12.62, abs=0.01) and found.task == "transcribe"
+    assert [segment.speaker for segment in found.segments] == ["A", "B", "A", "B"]
+    assert len({segment.id for segment in found.segments}) == 4
+    assert "".join(segment.text for segment in found.segments).strip() == found.text
+    for number, segment in enumerate(found.segments):
+        assert (segment.start + segment.end) / 2 == pytest.approx(4 * number + 2, abs=2)
+        assert segment.model_extra == {"translation": segment.text.upper()}
+
+
+async def test_rttm(engine: Engine, vad: SileroVad) -> None:
+    """Turns as they were heard, under the name of the file."""
+    async with scripted(engine, vad) as client:
+        found = await client.audio.transcriptions.create(file=STORY, model="whisper-1", response_format="rttm")
+    assert [line.split()[:5] + line.split()[7:8] for line in found.splitlines()] == [
+        ["SPEAKER", STORY.stem, "1", start, length, speaker]
+        for start, length, speaker in [
+            ("0.000", "4.000", "speaker_1"),
+            ("4.000", "4.000", "speaker_2"),
+            ("8.000", "4.000", "speaker_1"),
+            ("12.000", "0.625", "speaker_2"),
+        ]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("text", "Speaker 1: TURN ON THE LAMP.\n"),
+        ("srt", "1\n00:00:00,660 --> 00:00:02,300\nSpeaker 1: TURN ON THE LAMP.\n"),
+        ("vtt", "WEBVTT\n\n00:00:00.660 --> 00:00:02.300\n<v Speaker 1>TURN ON THE LAMP.\n"),
+    ],
+)
+async def test_text_of_speakers(engine: Engine, vad: SileroVad, kind: str, expected: str) -> None:
+    """Formats to be read name the speakers, and are in the language that was asked for; both can be defaults."""
+    asked = {"diarization": "online", "target_language": "pt"}
+    async with scripted(engine, vad) as client, scripted(engine, vad, **asked) as defaulting:
+        found = await client.audio.transcriptions.create(
+            file=LAMP,
+            model="whisper-1",
+            response_format=kind,
+            extra_body=asked,
+        )
+        assert re.sub(r"[,.]\d{3}\b", "", str(found)) == re.sub(r"[,.]\d{3}\b", "", expected)
+        same = await defaulting.audio.transcriptions.create(file=LAMP, model="whisper-1", response_format=kind)
+        plain = await defaulting.audio.transcriptions.create(
+            file=LAMP,
+            model="whisper-1",
+            response_format=kind,
+            extra_body={"diarization": "off", "target_language": "off"},
+        )
+    assert same == found and "Turn on the lamp." in str(plain) and "Speaker" not in str(plain)
+
+
+async def test_json_of_translations(engine: Engine, vad: SileroVad) -> None:
+    """What was said stays in its place; the translation stands beside it."""
+    async with scripted(engine, vad) as client:
+        for kind in ("json", "verbose_json"):
+            found = await client.audio.transcriptions.create(
+                file=LAMP, model="whisper-1", response_format=kind, extra_body={"target_language": "pt"}
+            )
+            assert found.text == "Turn on the lamp." and found.model_extra is not None
+            assert found.model_extra["translation"] == "TURN ON THE LAMP." and "notices" not in found.model_extra
+
+
+async def test_stages_that_fail(engine: Engine, vad: SileroVad) -> None:
+    """Words come with a notice; what is nothing without speakers is an error."""
+    async with scripted(engine, vad, ScriptedDiarizer(fails_at=1.0)) as client:
+        found = await client.audio.transcriptions.create(
+            file=LAMP, model="whisper-1", extra_body={"diarization": "online", "target_language": "cy"}
+        )
+        assert found.text == "Turn on the lamp." and found.model_extra is not None
+        assert sorted(found.model_extra["notices"]) == ["diarization has failed", "no translation from en to cy-Latn"]
+        for kind in ("diarized_json", "rttm"):
+            with pytest.raises(openai.InternalServerError, match="who speaks is not known"):
+                await client.audio.transcriptions.create(file=LAMP, model="whisper-1", response_format=kind)
+
+
+async def test_real_speakers(engine: Engine, vad: SileroVad, store: ModelStore) -> None:
+    """Two people take turns, told apart by real networks: who says what, and when."""
+    file = AUDIO / "derived_2spk.flac"
+    truth = read_rttm(file.with_suffix(".rttm"))
+    async with library(engine, vad, data_dir=store.fetch(VAD).parents[1]) as (client, _):
+        found = await client.audio.transcriptions.create(file=file, model="whisper-1", response_format="diarized_json")
+    assert isinstance(found, TranscriptionDiarized)
+    assert [segment.speaker for segment in found.segments] == ["A", "B"] * 4
+    for segment, (start, end, _) in zip(found.segments, truth, strict=True):
+        assert segment.start == pytest.approx(start, abs=1) and segment.end == pytest.approx(end, abs=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Iterable, Sequence
 
 import pytest
@@ -227,3 +228,17 @@ def _between(all_turns: Sequence[SpeakerTurn], before: float, horizon: float) ->
 
 def _speakers(found: Sequence[Line]) -> list[tuple[int | None, Word]]:
     return [(line.speaker, word) for line in found for word in line.words]
+
+
+def test_a_whole_day_takes_no_more_than_an_hour() -> None:
+    """Neither words nor turns of what is long told are kept."""
+    attribution, sizes = Attribution(), []
+    for second in range(24 * 3600):
+        attribution.say(words("one two.", start=second, each=0.5))
+        if second % 20 == 19:
+            attribution.pause(words("one two.", start=second, each=0.5), 0)
+        attribution.hear(turns((second, second + 1, second // 7 % 4)), second + 1)
+        attribution.settle()
+        if second % 3600 == 3599:
+            sizes.append(len(pickle.dumps(attribution)))
+    assert max(sizes) < 1.5 * sizes[0], sizes

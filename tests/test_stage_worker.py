@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
 
@@ -91,3 +93,13 @@ async def test_a_model_that_cannot_be_loaded() -> None:
     there = True
     assert await worker.step(1) == 2
     worker.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux alone")
+async def test_the_words_come_first(worker: Doubling) -> None:
+    """A stage's thread gives way to the others of the process."""
+
+    def niceness(_: object = None) -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    assert await worker.call(niceness) > niceness()

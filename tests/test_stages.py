@@ -267,10 +267,11 @@ async def test_speakers_keep_their_numbers(library: ScriptedStages) -> None:
     async with through(library, diarization="online") as first:
         await first.hear(3.0)
         await first.finish()
-        parked = first.stages[0].park()
-    assert parked is not None
+        parked: dict[str, bytes] = {}
+        first.stages[0].park(parked)
+    assert parked
     options = library.chosen(ClientOptions(language="en"), {"diarization": "online"})
-    context = DecoderContext.from_bytes(DecoderContext(options, stages={"diarization": parked}).to_bytes())
+    context = DecoderContext.from_bytes(DecoderContext(options, stages=parked).to_bytes())
     out: list[Event] = []
 
     async def emit(event: Event) -> None:

@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 
 from wyoming_wlk.engine.request import Word
+from wyoming_wlk.events import StageNotice
 from wyoming_wlk.stages.diarizer import SpeakerTurn
+from wyoming_wlk.stages.translator import Translation
 from wyoming_wlk.subtitles import columns, cues, diarized_json, plain, rttm, short_json, srt, verbose_json, vtt
 from wyoming_wlk.transcription import Segment, Transcription
 
@@ -136,6 +138,20 @@ def test_speakers() -> None:
     assert [segment.get("speaker") for segment in verbose_json(found)["segments"]] == [1, 1, 2, None]
     letters = [segment["speaker"] for segment in diarized_json(transcription(*segments[:3]))["segments"]]
     assert letters == ["A", "A", "B"]
+
+
+def test_translations() -> None:
+    """JSON has both texts and what there is to say about them; to be read is the translation, where there is one."""
+    segments = [replace(spoken("Guten Tag."), translations=(Translation(0.0, 0.8, " Good day."),)), spoken("Ja.", 2.0)]
+    notices = (StageNotice("translation", "it is too far behind", failed=True),)
+    found = Transcription(tuple(segments), "de", 3.0, notices=notices)
+    assert plain(found) == "Good day. Ja.\n"
+    for json in (short_json(found), verbose_json(found)):
+        assert (json["text"], json["translation"]) == ("Guten Tag. Ja.", "Good day.")
+        assert json["notices"] == ["it is too far behind"]
+    assert [segment.get("translation") for segment in diarized_json(found)["segments"]] == [" Good day.", None]
+    assert diarized_json(found)["notices"] == ["it is too far behind"]
+    assert not {"translation", "notices"} & short_json(transcription(spoken("Ja."))).keys()
 
 
 def test_rttm() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from wyoming_wlk.engine.request import Word
 from wyoming_wlk.errors import ModelError, RequestError
-from wyoming_wlk.stages.translator import Said, Translated
+from wyoming_wlk.stages.translator import Said, Translated, Translation
 
 try:
     from wyoming_wlk.stages.translation.languages import language_tag, primary_language, separator
@@ -120,6 +122,8 @@ def test_no_sentence_waits_for_ever() -> None:
     found, left = split(plain, "en", last=False)
     assert all(len(piece) <= MAX_WORDS for piece in found) and len(left) <= MAX_WORDS
     assert all(piece[-1].text == " number" for piece in found)
+    early = [word._replace(text=" of,") if number == 1 else word for number, word in enumerate(plain)]
+    assert len(split(early, "en", last=False)[0][0]) > 2
     comma = [word._replace(text=" of,") if number == 19 else word for number, word in enumerate(plain)]
     assert split(comma, "en", last=False)[0][0] == comma[:20]
     paused = [word._replace(start=word.start + 1, end=word.end + 1) if n > 24 else word for n, word in enumerate(plain)]
@@ -145,9 +149,9 @@ def test_a_long_sentence_is_cut_too() -> None:
 
 def test_no_word_is_torn() -> None:
     """What was written without a space is one word, and no place to cut."""
-    words = [TimedWord(n, n, text) for n, text in enumerate([" it", "'s"] * 40)]
+    words = [TimedWord(n / 10, n / 10, text) for n, text in enumerate([" open", "ed"] * 40)]
     found, left = split(words, "en", last=False)
-    assert found and all(piece[0].text == " it" for piece in [*found, left] if piece)
+    assert found and all(piece[0].text == " open" for piece in [*found, left] if piece)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +170,45 @@ def test_no_word_is_torn() -> None:
 def test_clean(text: str, cleaned: str) -> None:
     """Control characters, lone surrogates and white space do not reach the library."""
     assert clean(text) == cleaned
+
+
+_WORDS = st.lists(
+    st.tuples(
+        st.sampled_from([" ", "", " ", " "]),
+        st.one_of(
+            st.sampled_from(["so", "well,", "Yes.", "Dr.", "3.5", "...", "U.S.", "no?", "e.g.", '"Stop!"', "3.", "。"]),
+            st.text(max_size=12),
+            st.text(min_size=280, max_size=320),
+        ),
+        st.floats(0, 3),
+    ),
+    max_size=150,
+)
+
+
+@given(said=_WORDS, language=st.sampled_from(["en", "de", "ja", "xx"]), portion=st.integers(1, 60))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_every_word_once(said: list[tuple[str, str, float]], language: str, portion: int) -> None:
+    """However words come, each is in one piece, in order, and no piece or rest is too long, unless one word is."""
+    words, now = [], 0.0
+    for space, text, seconds in said:
+        if cleaned := clean(space + text):
+            words.append(TimedWord(now, now + seconds, cleaned))
+            now += seconds
+    pieces: list[list[TimedWord]] = []
+    rest: list[TimedWord] = []
+    for start in range(0, len(words), portion):
+        done, rest = split(rest + words[start : start + portion], language, last=False)
+        pieces += done
+        assert not rest or not too_long(rest)
+    done, left = split(rest, language, last=True)
+    assert left == [] and [word for piece in pieces + done for word in piece] == words
+    assert all(piece and (len(piece) == 1 or not too_long(piece)) for piece in pieces + done)
+
+
+def too_long(words: Sequence[TimedWord]) -> bool:
+    characters = sum(len(word.text) for word in words)
+    return len(words) > MAX_WORDS or words[-1].end - words[0].start > MAX_SECONDS or characters > MAX_CHARACTERS
 
 
 # --- simultaneous translation -----------------------------------------------------------------------------------------
@@ -279,9 +322,20 @@ def test_no_words_at_all(text: str, translator: SimultaneousTranslator, library:
 
 
 def test_empty_words(translator: SimultaneousTranslator, library: Capitals) -> None:
-    """Words of nothing are nothing."""
+    """Words of nothing are nothing, not even the beginning of a sentence."""
     state = translator.begin("en", "pt")
     assert one_step(translator, state, " \n \x00 ", last=True) == Translated((), "") and not library.calls
+    words = (Word(0, 1, "\x00", 1.0), Word(1, 2, " Yes.", 1.0))
+    assert translator.step([Said(state, words)]) == [Translated((Translation(1, 2, " YES."),))]
+
+
+def test_translated_to_nothing(
+    translator: SimultaneousTranslator, library: Capitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that has nothing to say of a sentence makes no translation of it."""
+    monkeypatch.setattr(library, "translate", lambda texts: [text.text.replace("Hm.", "") for text in texts])
+    done = one_step(translator, translator.begin("en", "pt"), " Hm. Yes. Hm.", last=True)
+    assert [t.text for t in done.stable] == [" Yes."] and done.tentative == ""
 
 
 # --- languages --------------------------------------------------------------------------------------------------------

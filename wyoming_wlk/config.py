@@ -239,14 +239,14 @@ class StagesConfig:
         _NO_FILE, off_or(folder), "ONNX file instead of the embedding network of online diarization", "FILE"
     )
     sortformer_model: str = option(
-        "nvidia/diar_streaming_sortformer_4spk-v2", text, "name on the hub, or .nemo file, of the sortformer", "NAME"
+        "nvidia/diar_streaming_sortformer_4spk-v2.1", text, "name on the hub, or .nemo file, of the sortformer", "NAME"
     )
     target_language: str = option("", text, "translate into this language, as a code or name", "LANGUAGE")
     translation: str = option(
         "bergamot", one_of(*TRANSLATORS),
         "what translates: bergamot, nllb, or whisper (the speech model itself, to English)", "HOW",
     )  # fmt: skip
-    nllb_model: str = option("600M", text, "size on the hub (600M, 1.3B, 3.3B), or folder, of the nllb model", "NAME")
+    nllb_model: str = option("600M", text, "size on the hub (600M, 1.3B), or folder, of the nllb model", "NAME")
     nllb_backend: str = option(
         "ctranslate2", one_of("ctranslate2", "transformers"), "what runs nllb: ctranslate2 or transformers", "HOW"
     )

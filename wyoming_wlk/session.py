@@ -163,7 +163,7 @@ class Session:
             for stage, task in zip(self._stages, stages, strict=True):  # what comes out of one goes into the next
                 stage.stop()
                 await task
-            self._park_stages()
+                stage.park(self._utterance.context.stages)
         finally:
             self._ended = True
             self._taken.set()
@@ -174,11 +174,6 @@ class Session:
                 if waiting is not None:
                     waiting.cancel()
             await asyncio.gather(*stages, return_exceptions=True)
-
-    def _park_stages(self) -> None:
-        for stage in self._stages:
-            if (parked := stage.park()) is not None:
-                self._utterance.context.stages[stage.name] = parked
 
     def _note_delay(self, event: Event) -> None:
         if not isinstance(event, TextUpdate):

@@ -207,7 +207,7 @@ def diarized_json(transcription: Transcription, task: str = "transcribe") -> Jso
         }
         for number, segment in enumerate(transcription.segments)
     ]
-    return found | {"usage": _usage(transcription)}
+    return found | _notices(transcription) | {"usage": _usage(transcription)}
 
 
 def _letters(number: int) -> str:
@@ -223,8 +223,9 @@ def _letters(number: int) -> str:
 
 
 def short_json(transcription: Transcription) -> Json:
-    """OpenAI's `json`."""
-    return {"text": transcription.text, "usage": _usage(transcription)}
+    """OpenAI's `json`; beside it the translation, where there is one."""
+    found: Json = {"text": transcription.text, "usage": _usage(transcription)}
+    return found | _whole_translation(transcription) | _notices(transcription)
 
 
 def verbose_json(
@@ -238,11 +239,9 @@ def verbose_json(
         "duration": round(transcription.duration, 3),
         "text": transcription.text,
         "usage": _usage(transcription),
+        **_whole_translation(transcription),
+        **_notices(transcription),
     }
-    if transcription.translation:
-        found["translation"] = transcription.translation
-    if transcription.notices:
-        found["notices"] = list(transcription.notices)
     if segments:
         found["segments"] = [_segment(number, segment) for number, segment in enumerate(transcription.segments)]
     if words:
@@ -271,6 +270,14 @@ def _segment(number: int, segment: Segment) -> Json:
 
 def _translation_of(segment: Segment) -> Json:
     return {"translation": segment.translation} if segment.translations else {}
+
+
+def _whole_translation(transcription: Transcription) -> Json:
+    return {"translation": transcription.translation} if transcription.translation else {}
+
+
+def _notices(transcription: Transcription) -> Json:
+    return {"notices": [notice.text for notice in transcription.notices]} if transcription.notices else {}
 
 
 def _word(word: Word) -> Json:

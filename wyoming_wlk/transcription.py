@@ -15,6 +15,7 @@ import numpy as np
 
 from wyoming_wlk.engine.context import SAMPLE_RATE, ClientOptions, DecoderContext
 from wyoming_wlk.engine.request import Word
+from wyoming_wlk.errors import ModelError
 from wyoming_wlk.events import Event, SegmentEnded, SpeakersHeard, StageNotice, TranslationUpdate
 from wyoming_wlk.segments import SegmentNumbers
 from wyoming_wlk.services import Pace, Services
@@ -70,7 +71,7 @@ class Transcription:
     duration: float
     turns: tuple[SpeakerTurn, ...] = ()
     """Who speaks when, also where no words are understood."""
-    notices: tuple[str, ...] = ()
+    notices: tuple[StageNotice, ...] = ()
     """What whoever asked for speakers or translations should know of them."""
 
     @property
@@ -81,6 +82,12 @@ class Transcription:
     def translation(self) -> str:
         """Empty where there is none."""
         return "".join(segment.translation for segment in self.segments).strip()
+
+    def check_speakers(self) -> None:
+        """For what is worth nothing without speakers. Raises `ModelError` where they could not be told apart."""
+        for notice in self.notices:
+            if notice.failed and notice.stage == "diarization":
+                raise ModelError(f"who speaks is not known: {notice.text}")
 
 
 class Decoding:
@@ -97,7 +104,7 @@ class Decoding:
         self._translations: list[Translation] = []
         """Of the segment that is being translated."""
         self._turns: list[SpeakerTurn] = []
-        self._notices: list[str] = []
+        self._notices: list[StageNotice] = []
         self._segments: asyncio.Queue[Segment | None] = asyncio.Queue()
         self._error: Exception | None = None
 
@@ -128,7 +135,7 @@ class Decoding:
         elif isinstance(event, TranslationUpdate):
             self._translate(event)
         elif isinstance(event, StageNotice):
-            self._notices.append(event.text)
+            self._notices.append(event)
             self._translating = self._translating and not (event.failed and event.stage == "translation")
         if not self._translating:
             self._release(math.inf)

@@ -115,12 +115,13 @@ async def _hear(services: Services, file: Path, form: str) -> str:
                 bar.update(min(segment.end, bar.total or segment.end) - bar.n)
             found = await work.whole(segments)
     for notice in found.notices:
-        print(f"wyoming-wlk: {file}: {notice}", file=sys.stderr)
+        print(f"wyoming-wlk: {file}: {notice.text}", file=sys.stderr)
     return _written(found, form, services.defaults.task, file.stem)
 
 
 def _written(found: Transcription, form: str, task: str, name: str) -> str:
     if form == "rttm":
+        found.check_speakers()
         return subtitles.rttm(found.turns, name)
     if form == "json":
         return _pretty(subtitles.verbose_json(found, task, words=True))

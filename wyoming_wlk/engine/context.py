@@ -66,7 +66,7 @@ class DecoderContext:
     """The last hypothesis after the committed tokens: the next step's draft, and what agreement is judged against."""
     attended: int = 0
     stages: dict[str, bytes] = field(default_factory=dict)
-    """By the name of a stage: what it should know when the client speaks again."""
+    """What stages should know when the client speaks again, under names of their own."""
 
     @property
     def end(self) -> int:

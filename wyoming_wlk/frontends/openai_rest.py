@@ -12,8 +12,9 @@ import logging
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import BinaryIO, cast
 
 from aiohttp import hdrs, web
@@ -22,12 +23,12 @@ from wyoming_wlk import subtitles
 from wyoming_wlk.engine.context import ClientOptions
 from wyoming_wlk.errors import ClientTimeoutError, RequestError, UnknownModelError, WlkError
 from wyoming_wlk.frontends.door import Door, Json, address_of, client_options, flag
-from wyoming_wlk.frontends.upload import read_form
+from wyoming_wlk.frontends.upload import Form, read_form
 from wyoming_wlk.transcription import Decoding, Segment, Transcription, decoding, file_pieces
 
 _LOG = logging.getLogger(__name__)
 
-_BUILT_IN = re.compile(r"whisper-1|gpt-([\w.]+-)*transcribe(-\d{4}-\d\d-\d\d)?")
+_BUILT_IN = re.compile(r"whisper-1|gpt-([\w.]+-)*transcribe(-diarize)?(-\d{4}-\d\d-\d\d)?")
 """Names that clients know by themselves; whoever asks for one gets the model there is."""
 
 _PLAIN: dict[str, tuple[Callable[[Transcription], str], str]] = {
@@ -47,6 +48,7 @@ _UNSUPPORTED = {
 _IN_MEMORY = 2**20
 """Bytes of an upload that stay off the disk."""
 
+_LONGEST_NAME = 100
 _PROMPT_CHARACTERS = 800
 """About what the model reads of a prompt; it is the end that counts."""
 
@@ -57,6 +59,8 @@ class _Wish:
 
     options: ClientOptions
     form: str
+    name: str
+    """Of the recording."""
     stream: bool
     segments: bool
     words: bool
@@ -106,8 +110,9 @@ async def _answer(door: Door, request: web.Request, task: str) -> web.StreamResp
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
 
-def _wish(door: Door, fields: Mapping[str, str], task: str) -> _Wish:
+def _wish(door: Door, sent: Form, task: str) -> _Wish:
     """Raises `RequestError` for what we do not have."""
+    fields = sent.fields
     _check_model(door, fields.get("model", ""))
     for name, reason in _UNSUPPORTED.items():
         if fields.get(name):
@@ -133,7 +138,8 @@ def _wish(door: Door, fields: Mapping[str, str], task: str) -> _Wish:
     options = replace(client_options(asked, door.services, stages=not stream), task=task)
     if form in _OF_SPEAKERS and not options.diarization:
         raise RequestError(f"response_format: {form} needs diarization")
-    return _Wish(options, form, stream, "segment" in granularities, "word" in granularities)
+    name = PurePath(sent.file_name).stem[:_LONGEST_NAME] or "recording"
+    return _Wish(options, form, name, stream, "segment" in granularities, "word" in granularities)
 
 
 def _check_model(door: Door, name: str) -> None:
@@ -157,8 +163,10 @@ def _response(wish: _Wish, transcription: Transcription) -> web.Response:
     if wish.form in _PLAIN:
         write, kind = _PLAIN[wish.form]
         return web.Response(text=write(transcription), content_type=kind)
+    if wish.form in _OF_SPEAKERS:
+        transcription.check_speakers()
     if wish.form == "rttm":
-        return web.Response(text=subtitles.rttm(transcription.turns, "recording"), content_type="text/plain")
+        return web.Response(text=subtitles.rttm(transcription.turns, wish.name), content_type="text/plain")
     if wish.form == "diarized_json":
         return web.json_response(subtitles.diarized_json(transcription, wish.options.task))
     if wish.form == "verbose_json":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from aiohttp import BodyPartReader, ClientPayloadError, MultipartReader, web
@@ -20,17 +21,26 @@ _TORN = (ValueError, AssertionError, EOFError, ClientPayloadError, HttpProcessin
 """What aiohttp raises for a form that is none."""
 
 
-async def read_form(door: Door, request: web.Request, file_name: str, file: BinaryIO) -> dict[str, str]:
-    """Writes the field `file_name` to `file`; returns the others, several values of one joined by commas.
+@dataclass(frozen=True)
+class Form:
+    """What came beside the content of the file."""
+
+    fields: dict[str, str]
+    file_name: str
+    """As the client calls it: any text, also none."""
+
+
+async def read_form(door: Door, request: web.Request, field: str, file: BinaryIO) -> Form:
+    """Writes the field `field` to `file`; returns the others, several values of one joined by commas.
 
     The brackets that mark a list (`name[]`) are taken off. Raises `TooLargeError`, `ClientTimeoutError` and, for what
     is no such form, `RequestError`.
     """
-    form = _Form(door, file_name, file)
+    form = _Reader(door, field, file)
     if (request.content_length or 0) > form.limit + _MAX_FIELDS * _MAX_FIELD:
         raise form.too_large
     if request.content_type != "multipart/form-data":
-        raise RequestError(f"the body must be multipart/form-data with a field `{file_name}`")
+        raise RequestError(f"the body must be multipart/form-data with a field `{field}`")
     try:
         await form.read(await request.multipart())
     except _TORN as err:
@@ -40,18 +50,18 @@ async def read_form(door: Door, request: web.Request, file_name: str, file: Bina
     except TimeoutError as err:
         raise ClientTimeoutError("the upload does not go on") from err
     if not form.has_file:
-        raise RequestError(f"there is no `{file_name}` in the form")
-    return form.fields
+        raise RequestError(f"there is no `{field}` in the form")
+    return Form(form.fields, form.file_name)
 
 
-class _Form:
-    def __init__(self, door: Door, file_name: str, file: BinaryIO) -> None:
+class _Reader:
+    def __init__(self, door: Door, field: str, file: BinaryIO) -> None:
         config = door.services.config
         self.fields: dict[str, str] = {}
-        self.has_file = False
+        self.has_file, self.file_name = False, ""
         self.limit = config.http.max_upload * 2**20
         self.too_large = TooLargeError(f"the file is larger than {config.http.max_upload} MB")
-        self._file_name, self._file = file_name, file
+        self._field, self._file = field, file
         self._patience = config.limits.frame_timeout
         self._began, self._size = time.monotonic(), 0
 
@@ -64,7 +74,7 @@ class _Form:
             if not isinstance(part, BodyPartReader):
                 raise RequestError("a field of the form is a form itself")
             name = (part.name or "").removesuffix("[]")
-            if name == self._file_name:
+            if name == self._field:
                 await self._read_file(part)
             else:
                 await self._read_text(part, name)
@@ -72,8 +82,8 @@ class _Form:
 
     async def _read_file(self, part: BodyPartReader) -> None:
         if self.has_file:
-            raise RequestError(f"there is more than one `{self._file_name}` in the form")
-        self.has_file = True
+            raise RequestError(f"there is more than one `{self._field}` in the form")
+        self.has_file, self.file_name = True, part.filename or ""
         size = 0
         while data := await self._chunk(part):
             size += len(data)

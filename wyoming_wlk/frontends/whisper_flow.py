@@ -46,7 +46,7 @@ def flow_routes(door: Door) -> list[web.RouteDef]:
         client = f"flow-{services.next_number()} {address_of(request)}"
         with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as spool:
             file = cast(BinaryIO, spool)
-            fields = await read_form(door, request, "files", file)
+            fields = (await read_form(door, request, "files", file)).fields
             if not fields.get("model_name"):
                 raise RequestError("model_name is missing")
             _check_model(fields["model_name"], services)

@@ -295,13 +295,17 @@ class _Turn:
             options = self._options()
             with self._services.admitted(), self._services.context(client_id, options) as context:
                 pace = Pace(endpoint=self._endpoint())
-                # the transcript is the words alone: it does not wait for what the stages make of them
-                session = await self._services.session(context, client, self._extras.take, pace, early=self._on_event)
+                if extras := bool(options.diarization or options.target_language):
+                    # the transcript is the words alone: it does not wait for what the stages make of them
+                    emit, early = self._extras.take, self._on_event
+                else:
+                    emit, early = self._on_event, None
+                session = await self._services.session(context, client, emit, pace, early)
                 self._session.set_result(session)
                 if self.stopping:
                     session.stop()
                 await session.run()
-                if options.diarization or options.target_language:
+                if extras:
                     await self._connection.send(self._extras.message(options, self._request.context))
         finally:
             self.stopping = True

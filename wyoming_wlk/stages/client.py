@@ -65,9 +65,9 @@ class ClientStage(ABC):
             self._over = True
             self._room.set()
 
-    def park(self) -> bytes | None:
-        """What the client's next session should know; None for nothing. After `run`."""
-        return None
+    def park(self, parked: dict[str, bytes]) -> None:
+        """After `run`: puts down what the client's next session should know, under a name of its own."""
+        return  # most begin anew
 
     @abstractmethod
     async def _work(self) -> Sequence[Event]:

@@ -15,6 +15,7 @@ from wyoming_wlk.stages.client import ClientStage, Emit
 from wyoming_wlk.stages.diarization.install import install_networks
 from wyoming_wlk.stages.diarization.online import load_online
 from wyoming_wlk.stages.diarizer import DiarizationOptions, Diarizer
+from wyoming_wlk.stages.sortformer.loading import load_sortformer
 from wyoming_wlk.stages.speakers import DiarizationWorker, SpeakerStage
 from wyoming_wlk.stages.translating import TextTranslation, TranslationWorker, WhisperTranslation
 from wyoming_wlk.stages.translation.languages import language_tag, primary_language
@@ -107,9 +108,8 @@ class Stages:
             emit = translation.take
         if options.diarization:
             wanted = DiarizationOptions(self._config.diarization_latency, self._config.max_speakers)
-            parked = context.stages.get("diarization")
             diarizer = self._diarizers[options.diarization]
-            speakers = SpeakerStage(diarizer, wanted, client, emit, patient, parked)
+            speakers = SpeakerStage(diarizer, wanted, client, emit, patient, context.stages)
             stages.append(speakers)
             emit = speakers.take
         return stages[::-1], emit
@@ -141,8 +141,6 @@ class Stages:
         return load_online(segmentation, embedding)
 
     def _load_sortformer(self) -> Diarizer[Any]:
-        from wyoming_wlk.stages.sortformer import load_sortformer  # whose libraries are large
-
         return load_sortformer(self._config.sortformer_model, self._store)
 
     def _load_bergamot(self) -> Translator[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,10 +39,10 @@ class SpeakerStage(ClientStage):
         client: str,
         emit: Emit,
         patient: bool,
-        parked: bytes | None,
+        parked: Mapping[str, bytes],
     ) -> None:
         super().__init__("diarization", client, emit, patient)
-        self._worker, self._options, self._parked = worker, options, parked
+        self._worker, self._options, self._parked = worker, options, parked.get(worker.name)
         self._state: Any = None
         self._offset = 0.0
         """Where this session begins on the clock of the diarization, in seconds."""
@@ -131,9 +131,10 @@ class SpeakerStage(ClientStage):
         self._audio, self._samples = [], 0
         return [notice, *self._lines(), *self._release()]
 
-    def park(self) -> bytes | None:
+    def park(self, parked: dict[str, bytes]) -> None:
         """So that speakers keep their numbers."""
-        return None if self._state is None else bytes(self._state.to_bytes())
+        if self._state is not None:
+            parked[self._worker.name] = self._state.to_bytes()
 
     # --- out ----------------------------------------------------------------------------------------------------------
 

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 from wyoming_wlk.catalogue import nllb_entry
 from wyoming_wlk.errors import ModelError
 from wyoming_wlk.models import ModelStore
-from wyoming_wlk.stages.translator import Translator
 
 if TYPE_CHECKING:
-    from wyoming_wlk.stages.translation.state import TranslationState
+    from wyoming_wlk.stages.translation.simultaneous import SimultaneousTranslator
 
 
-def load_bergamot(store: ModelStore) -> Translator[TranslationState]:
+def load_bergamot(store: ModelStore) -> SimultaneousTranslator:
     """Firefox's models; a pair is fetched when a client wants it. Raises `ModelError` where the extra is missing."""
     try:
         from wyoming_wlk.stages.translation.bergamot import Bergamot
@@ -28,7 +27,7 @@ def load_bergamot(store: ModelStore) -> Translator[TranslationState]:
 
 def load_nllb(
     store: ModelStore, model: str = "600M", library: str = "ctranslate2", device: str = "cpu", threads: int = 1
-) -> Translator[TranslationState]:
+) -> SimultaneousTranslator:
     """NLLB-200; blocking, for minutes where it has to be fetched.
 
     `model` is a size (600M, 1.3B) for one of the libraries ctranslate2 and transformers, or a folder in the format of

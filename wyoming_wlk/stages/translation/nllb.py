@@ -23,7 +23,8 @@ _MAX_TOKENS = 200
 
 
 class _Generator(Protocol):
-    """Translates token ids, which begin with the language and end with the end, all rows at once."""
+    """Translates token ids, which begin with the language and end with the end, all rows at once. Special tokens may be
+    among the results."""
 
     def __call__(self, rows: Sequence[list[int]], targets: Sequence[int]) -> list[list[int]]: ...
 
@@ -121,7 +122,7 @@ def _on_ctranslate2(folder: Path, device: str, threads: int) -> tuple[PreTrained
             beam_size=1,
             max_decoding_length=_MAX_TOKENS,
         )
-        return [tokenizer.convert_tokens_to_ids(result.hypotheses[0][1:]) for result in results]
+        return [tokenizer.convert_tokens_to_ids(result.hypotheses[0]) for result in results]
 
     return tokenizer, generate
 
@@ -142,7 +143,7 @@ def _on_transformers(folder: Path, device: str, _: int) -> tuple[PreTrainedToken
         found = network.generate(
             **batch, decoder_input_ids=begun, max_length=None, max_new_tokens=_MAX_TOKENS, num_beams=1, do_sample=False
         )
-        ids: list[list[int]] = found[:, 2:].tolist()
+        ids: list[list[int]] = found.tolist()
         return ids
 
     return tokenizer, generate

@@ -60,7 +60,7 @@ def split(words: Sequence[TimedWord], language: str, last: bool) -> tuple[list[l
         pieces += _bounded(rest[:length])
         rest = rest[length:]
     if last:
-        return (pieces + _bounded(rest), []) if rest else (pieces, [])
+        return pieces + (_bounded(rest) if rest else []), []
     while rest and _too_long(rest):
         cut = _cut(rest)
         pieces.append(rest[:cut])

@@ -72,7 +72,6 @@ class _Plan:
         found = [result for result in results if isinstance(result, str)]
         self.state.open = self.rest
         if failures:
-            self.state.shown = ("", "")
             return failures[0]
         self.state.shown = (self.texts[-1].text, found[-1])
         space = separator(self.state.target)
