@@ -21,7 +21,7 @@ COPY pyproject.toml README.md LICENSE /src/
 COPY wyoming_wlk /src/wyoming_wlk
 # Behind the installation goes what nothing imports when the server runs: headers, tests, tools, tables of symbols. pip
 # stays, because models may come from the package index.
-RUN /opt/wyoming-wlk/bin/pip install -q /src \
+RUN /opt/wyoming-wlk/bin/pip install -q '/src[bergamot]' \
     && /opt/wyoming-wlk/bin/pip uninstall -q -y setuptools \
     && libraries=$(echo /opt/wyoming-wlk/lib/python3*/site-packages) && torch=$libraries/torch \
     && find "$torch/bin" -type f ! -name torch_shm_manager -delete \

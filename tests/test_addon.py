@@ -26,6 +26,8 @@ SERVICES = ROOT / "addon" / "rootfs" / "etc" / "s6-overlay" / "s6-rc.d"
 MANIFEST: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text("utf-8"))
 SCHEMA: dict[str, str] = MANIFEST["schema"]
 LANGUAGE_FILES = ("en", "de", "fr", "es", "nl")
+WORDS = {"target_language": ["pt", "Portuguese"]}
+"""What may be written where text is not any text."""
 DECLARED = {name: option for section in SECTIONS.values() for name, option in options(section)}
 DEFAULTS = {name: getattr(section(), name) for section in SECTIONS.values() for name, _ in options(section)}
 
@@ -44,8 +46,9 @@ def limits(kind: str) -> list[tuple[float, float]]:
     return [(number(end), number(end) + outwards) for end, outwards in ends if end]
 
 
-def admitted(kind: str) -> list[object]:
-    """Values that a kind of the Supervisor's schema lets pass: all of a list, the ends of a range, some text."""
+def admitted(name: str) -> list[object]:
+    """Values that the Supervisor's schema lets pass: all of a list, the ends of a range, some text."""
+    kind = SCHEMA[name]
     if match := re.fullmatch(r"list\((.+)\)", kind):
         return [*match[1].split("|")]
     if found := limits(kind):
@@ -53,7 +56,7 @@ def admitted(kind: str) -> list[object]:
     if kind == "bool":
         return [True, False]
     assert kind in ("str?", "password?"), f"this test does not know {kind}"
-    return ["some words, and more", "Küchenlampe"]
+    return WORDS.get(name, ["some words, and more", "Küchenlampe"])
 
 
 def parsed(name: str, value: object) -> object:
@@ -68,7 +71,7 @@ def parsed(name: str, value: object) -> object:
 def test_option_exists(name: str) -> None:
     """Each option of the add-on stands for one of the server's, and takes every value that its schema lets pass."""
     assert stands_for(name) in DECLARED
-    for value in admitted(SCHEMA[name]):
+    for value in admitted(name):
         parsed(name, value)
 
 
@@ -102,7 +105,7 @@ def test_defaults(name: str) -> None:
 )
 def test_choices(name: str, choices: list[str] | None) -> None:
     """The lists to choose from are complete."""
-    offered = admitted(SCHEMA[name])
+    offered = admitted(name)
     if choices is None:
         with pytest.raises(ValueError, match="must be one of") as error:
             DECLARED[name].parse("nonsense")
@@ -123,9 +126,12 @@ def test_overrides() -> None:
 def test_environment(tmp_path: Path) -> None:
     """The variable WLK_ADDON_OPTIONS names the file; without it nothing changes."""
     file = tmp_path / "options.json"
-    file.write_text(json.dumps({"beam_size": 3, "web_page": False, "token": "", "language": "de"}), "utf-8")
+    file.write_text(
+        json.dumps({"beam_size": 3, "web_page": False, "token": "", "language": "de", "speakers": True}), "utf-8"
+    )
     given = {"WLK_ADDON_OPTIONS": str(file), "WLK_LANGUAGE": "en", "PATH": "/bin"}
-    assert addon.environment(given) == given | {"WLK_BEAM_SIZE": "3", "WLK_HTTP": "off"}
+    stands_for = {"WLK_BEAM_SIZE": "3", "WLK_HTTP": "off", "WLK_DIARIZATION": "online"}
+    assert addon.environment(given) == given | stands_for
     assert addon.environment({"PATH": "/bin"}) == {"PATH": "/bin"}
 
 
@@ -139,6 +145,7 @@ def test_environment(tmp_path: Path) -> None:
         ('{"colour": "green"}', "add-on option colour: there is no such option"),
         ('{"language": "klingon"}', "add-on option language: 'klingon' is wrong: "),
         ('{"policy": ["alignatt"]}', "add-on option policy: must be text"),
+        ('{"target_language": "klingon"}', "add-on option target_language: 'klingon' is wrong: unknown language"),
     ],
 )
 def test_wrong_file(tmp_path: Path, content: str | None, complaint: str) -> None:

@@ -84,6 +84,7 @@ WRONG = {
     "diarization": ("pyannote", "on", ""),
     "diarization_latency": ("0.5", "31"),
     "max_speakers": ("0", "65"),
+    "target_language": ("klingon", "xx", "auto"),
     "translation": ("babelfish",),
     "nllb_backend": ("onnx",),
     "trim": ("words",),

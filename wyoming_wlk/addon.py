@@ -17,9 +17,14 @@ from wyoming_wlk.options import options
 
 VARIABLE = "WLK_ADDON_OPTIONS"
 
-RENAMED = {"custom_model": "model", "home_names": "home_assistant", "web_page": "http"}
+RENAMED = {
+    "custom_model": "model",
+    "home_names": "home_assistant",
+    "web_page": "http",
+    "speakers": "diarization",
+}
 """Add-on options whose name is not that of the option they stand for. A later one overrides an earlier one."""
-SWITCHES = {"web_page": ("0.0.0.0:10380", "off")}
+SWITCHES = {"web_page": ("0.0.0.0:10380", "off"), "speakers": ("online", "off")}
 """What on and off mean where they are not `on` and `off`."""
 
 

@@ -32,6 +32,7 @@ from wyoming_wlk.options import (
     service_name,
     several,
     shown,
+    target_language,
     text,
     uri,
     whole,
@@ -241,7 +242,9 @@ class StagesConfig:
     sortformer_model: str = option(
         "nvidia/diar_streaming_sortformer_4spk-v2.1", text, "name on the hub, or .nemo file, of the sortformer", "NAME"
     )
-    target_language: str = option("", text, "translate into this language, as a code or name", "LANGUAGE")
+    target_language: str = option(
+        "", target_language, "translate into this language, as a code or name; off for none", "LANGUAGE"
+    )
     translation: str = option(
         "bergamot", one_of(*TRANSLATORS),
         "what translates: bergamot, nllb, or whisper (the speech model itself, to English)", "HOW",

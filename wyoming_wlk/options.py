@@ -93,6 +93,18 @@ def language(value: str) -> str:
         raise ValueError(str(err)) from err
 
 
+def target_language(value: str) -> str:
+    """As it is written: how the translators write it is theirs to know. Empty and `off` are none."""
+    if value.lower() not in ("", "off"):
+        from wyoming_wlk.stages.translation.languages import language_tag  # whose tables take a moment
+
+        try:
+            language_tag(value)
+        except RequestError as err:
+            raise ValueError(str(err)) from err
+    return value
+
+
 def network(value: str) -> Network:
     return ipaddress.ip_network(value, strict=False)
 
