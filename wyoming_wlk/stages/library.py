@@ -9,6 +9,7 @@ from typing import Any
 from wyoming_wlk.config import DIARIZERS, TRANSLATORS, Config
 from wyoming_wlk.engine.context import ClientOptions, DecoderContext
 from wyoming_wlk.engine.engine import Engine
+from wyoming_wlk.engine.runner import cuda_memory_gb
 from wyoming_wlk.errors import RequestError
 from wyoming_wlk.models import ModelStore
 from wyoming_wlk.stages.client import ClientStage, Emit
@@ -147,4 +148,9 @@ class Stages:
         return load_bergamot(self._store)
 
     def _load_nllb(self) -> Translator[Any]:
-        return load_nllb(self._store, self._config.nllb_model, self._config.nllb_backend)
+        return load_nllb(
+            self._store,
+            self._config.nllb_model,
+            self._config.nllb_backend,
+            "cuda" if cuda_memory_gb() else "cpu",
+        )

@@ -6,6 +6,7 @@ pause or a change of speaker, so that each belongs to one segment.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from abc import abstractmethod
 from collections import deque
@@ -121,7 +122,8 @@ class TextTranslation(_Translating):
         if source is not None and source != self._source:
             self._state = None
             if language_tag(source) != language_tag(self._target):
-                self._state = await self._worker.call(lambda translator: translator.begin(source, self._target))
+                translator = await self._worker.call(lambda translator: translator)
+                self._state = await asyncio.to_thread(translator.begin, source, self._target)
             self._source = source
         if self._state is None:  # it is said in the language that is wanted
             return TranslationUpdate(text.segment, (), "", text.ended)
