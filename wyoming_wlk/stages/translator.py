@@ -61,8 +61,8 @@ class Translator(ABC, Generic[State]):
     def begin(self, source: str, target: str) -> State:
         """For a client whose words are in the language `source` (an ISO 639 code as Whisper's) and wanted in `target`.
 
-        May fetch what the pair needs, for minutes: may be called on any thread, while others are served. Raises `RequestError` for a pair that is unknown and `ModelError` where its model
-        cannot be had.
+        May fetch what the pair needs, for minutes: may be called on any thread, while others are served. Raises
+        `RequestError` for a pair that is unknown and `ModelError` where its model cannot be had.
         """
 
     @abstractmethod
