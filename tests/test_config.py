@@ -82,7 +82,7 @@ WRONG = {
     "task": ("sing",),
     "policy": ("greedy",),
     "diarization": ("pyannote", "on", ""),
-    "diarization_latency": ("0.5", "31"),
+    "diarization_latency": ("0.2", "32"),
     "max_speakers": ("0", "65"),
     "target_language": ("klingon", "xx", "auto"),
     "translation": ("babelfish",),

@@ -230,7 +230,7 @@ class StagesConfig:
         f"tell speakers apart: {', '.join(DIARIZERS)} (diart is online) or off", "HOW",
     )  # fmt: skip
     diarization_latency: float = option(
-        5.0, decimal(0.6, 30), "seconds after which it is told who spoke; more is more accurate", "SECONDS"
+        5.0, decimal(0.3, 31), "seconds after which it is told who spoke; more is more accurate", "SECONDS"
     )
     max_speakers: int = option(10, whole(1, 64), "speakers of one client told apart; further ones share a number", "N")
     segmentation_model: Path | None = option(
