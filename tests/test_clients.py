@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import wave
@@ -16,20 +17,23 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import AUDIO, Clip
+from scripted import ScriptedDiarizer, ScriptedStages
 from serving import serving
 
+from wyoming_wlk.catalogue import DIARIZATION, translation_entry
 from wyoming_wlk.clients.capture import CaptureError, Microphone, Source, SystemSound
 from wyoming_wlk.clients.listen import Tape, listen
 from wyoming_wlk.clients.screen import Screen
-from wyoming_wlk.config import DecodingConfig
+from wyoming_wlk.config import Config, DecodingConfig, HttpConfig, StagesConfig
 from wyoming_wlk.engine.engine import Engine
 from wyoming_wlk.errors import RequestError
-from wyoming_wlk.models import InstalledModel
+from wyoming_wlk.models import InstalledModel, ModelStore
 from wyoming_wlk.vad import SileroVad
 
 LAMP, STORY = AUDIO / "turn_on_the_lamp.flac", AUDIO / "1688-142285-0003.flac"
 EXAMPLES = Path(__file__).parent.parent / "examples"
-ENGLISH = DecodingConfig(language="en")
+NO_STAGES = StagesConfig()
+SPEAKERS_IN_PORTUGUESE = StagesConfig(diarization="online", target_language="pt")
 QUIET = bytes(2 * 16000)
 
 
@@ -93,10 +97,42 @@ async def test_transcribe_by_a_server(engine: Engine, vad: SileroVad) -> None:
     assert refused[:2] == (1, "") and "401" in refused[2] and "missing.flac" in refused[2]
 
 
+async def test_transcribe_with_speakers_and_translation(tiny_en: InstalledModel, store: ModelStore) -> None:
+    """The real models of both in one process, from the cache alone; RTTM where only speakers are wanted."""
+    store.fetch(DIARIZATION)
+    store.fetch(translation_entry("en", "pt"))
+    call = ["-m", "wyoming_wlk", "transcribe", "--offline", "--data-dir", tiny_en.folder.parents[1], LAMP]
+    call += ["--model", "tiny.en", "--language", "en", "--diarization", "online"]
+    text = await command(*call, "--target-language", "Portuguese")
+    rttm = await command(*call, "--format", "rttm")
+    assert text[0] == 0 and re.fullmatch(r"Speaker 1: Ligue a lâmpada\.?\n", text[1]), text
+    assert rttm[0] == 0 and rttm[1].count("\n") == 1, rttm
+    assert rttm[1].startswith("SPEAKER turn_on_the_lamp 1 ") and " speaker_1 " in rttm[1]
+
+
+async def test_transcribe_with_speakers_by_a_server(engine: Engine, vad: SileroVad) -> None:
+    """A server gets the same wishes; what has no speakers to tell of is an error of its file."""
+    diarizer = ScriptedDiarizer(turn=30.0)
+    async with serving(engine, vad) as server:
+        server.services.stages = ScriptedStages(server.services.config, diarizer)
+        call = ["-m", "wyoming_wlk", "transcribe", "--server", server.url, "--language", "en", LAMP]
+        call += ["--diarization", "online", "--target-language", "pt"]
+        text = await command(*call)
+        rttm = await command(*call, "--format", "rttm")
+        diarizer.fails_at = 0.0
+        failed = await command(*call, "--format", "rttm")
+    assert text == (0, "Speaker 1: TURN ON THE LAMP.\n", "")
+    assert rttm[0] == 0 and rttm[1].startswith("SPEAKER turn_on_the_lamp 1 0.000 3.000 ")
+    assert failed[:2] == (1, "") and "who speaks is not known: diarization has failed" in failed[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["transcribe"], "FILE"),
+        (["transcribe", "a.wav", "--format", "rttm"], "--diarization"),
+        (["transcribe", "a.wav", "--target-language", "klingon"], "klingon"),
+        (["listen", "--diarization", "pyannote"], "pyannote"),
         (["transcribe", "a.wav", "--format", "doc"], "doc"),
         (["transcribe", "a.wav", "b/a.flac", "--output-dir", "x"], "a.txt"),
         (["transcribe", "a.wav", "--server", "localhost"], "localhost"),
@@ -174,11 +210,14 @@ class Cable:
             sink.close()
 
 
-async def heard(sources: Sequence[Source], url: str, token: str = "") -> list[str]:
-    """The lines that stay."""
+async def heard(
+    sources: Sequence[Source], url: str, token: str = "", stages: StagesConfig = NO_STAGES, width: int | None = None
+) -> list[str]:
+    """The lines that stay; with a width, all that a terminal gets."""
     out = io.StringIO()
     names = [source.name for source in sources]
-    await asyncio.wait_for(listen(sources, url, token, ENGLISH, Screen(out, names, None)), 60)
+    config = Config(http=HttpConfig(token=token), decoding=DecodingConfig(language="en"), stages=stages)
+    await asyncio.wait_for(listen(sources, url, config, Screen(out, names, width)), 60)
     return out.getvalue().splitlines()
 
 
@@ -192,6 +231,21 @@ async def test_two_sources(engine: Engine, vad: SileroVad, clips: dict[str, Clip
         lines = await heard(sources, server.url, "secret")
     assert [line for line in lines if line.startswith("mic: ")] == ["mic: Turn on the lamp."]
     assert " ".join(line for line in lines if line.startswith("system: ")).startswith("system: I really like")
+
+
+async def test_speakers_and_translations(engine: Engine, vad: SileroVad, clips: dict[str, Clip]) -> None:
+    """A line for each speaker, and its translation below; until it is known who speaks, words are shown dim."""
+    once = clips["1688-142285-0003"].pcm + 2 * QUIET
+    async with serving(engine, vad) as server:
+        diarizer = ScriptedDiarizer(turn=len(once) / 32000)
+        server.services.stages = ScriptedStages(server.services.config, diarizer)
+        lines = await heard([Recorded("mic", once * 2)], server.url, stages=SPEAKERS_IN_PORTUGUESE)
+        drawn = await heard([Recorded("mic", once * 2)], server.url, stages=SPEAKERS_IN_PORTUGUESE, width=80)
+    said = [line for line in lines if not line.startswith("= ")]
+    assert [line[:18] for line in said] == ["Speaker 1: I reall", "Speaker 2: I reall"]
+    translations = " ".join(line.removeprefix("= ") for line in lines if line.startswith("= "))
+    assert translations == " ".join(line[11:].upper() for line in said)
+    assert any("\x1b[2m" in line and "really" in line.partition("\x1b[2m")[2] for line in drawn)
 
 
 async def test_a_lost_connection_loses_no_words(engine: Engine, vad: SileroVad, clips: dict[str, Clip]) -> None:

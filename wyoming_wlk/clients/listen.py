@@ -194,13 +194,14 @@ class Listener:
 
     def _show(self, update: Mapping[str, Any]) -> None:
         self._seq = int(update["seq"])
-        name = self._source.name
-        for segment in update["segments"]:
+        name, segments = self._source.name, update["segments"]
+        # One of them has what still changes, not always the last.
+        changing = "".join(part["buffer"]["diarization"] + part["buffer"]["transcription"] for part in segments)
+        for segment in segments:
             speaker = f"Speaker {segment['speaker']}: " if segment["speaker"] is not None else ""
             if segment["ended"]:
                 self._screen.end(name, segment["id"], speaker + segment["final_text"])
             else:
-                changing = segment["buffer"]["diarization"] + segment["buffer"]["transcription"]
                 self._screen.add(name, segment["id"], segment["text"], changing)
             if segment["translation"]:
                 self._screen.translate(name, segment["translation"])

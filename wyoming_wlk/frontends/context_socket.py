@@ -118,7 +118,7 @@ class ContextSocket(Dialect):
             elif isinstance(event, SegmentEnded) and entry.segment:
                 segment = segments.setdefault(entry.segment, _segment(entry.segment))
                 text = "".join(word.text for word in event.words).strip()
-                segment |= {"ended": True, "final_text": text, "kept": event.kept}
+                segment |= {"speaker": event.speaker, "ended": True, "final_text": text, "kept": event.kept}
             elif isinstance(event, TranslationUpdate):
                 segment = segments.setdefault(event.segment, _segment(event.segment))
                 segment["translation"] += "".join(part.text for part in event.stable)
