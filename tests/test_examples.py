@@ -1,4 +1,4 @@
-"""What lies under examples/ for others to copy: the systemd unit (and those in the documentation), the microphone."""
+"""What lies under examples/ for others to copy: the systemd unit (and those in the documentation) and programs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+import wave
 from pathlib import Path
 
 import pytest
 from conftest import Clip
+from scripted import ScriptedDiarizer, ScriptedStages
 from serving import serving
 
 from wyoming_wlk import app
@@ -90,3 +92,27 @@ async def test_microphone(engine: Engine, vad: SileroVad, clips: dict[str, Clip]
         "what s the date",
     ]
     assert (rest, errors, program.returncode) == (b"", b"", 0)
+
+
+async def test_speakers(engine: Engine, vad: SileroVad, clips: dict[str, Clip], tmp_path: Path) -> None:
+    """The example prints a line for each of two speakers, and each line's translation below it."""
+    once = clips["turn_on_the_lamp"].pcm + bytes(48000)
+    path = tmp_path / "two.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes(once * 2)
+    async with serving(engine, vad, language="en") as server:
+        diarizer = ScriptedDiarizer(turn=len(once) / 32000)
+        server.services.stages = ScriptedStages(server.services.config, diarizer)
+        pipe = asyncio.subprocess.PIPE
+        command = [ROOT / "examples" / "live_speakers.py", path, server.url.replace("http", "ws"), "pt"]
+        program = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=pipe, stderr=pipe)
+        out, errors = await asyncio.wait_for(program.communicate(), 60)
+    assert (errors, program.returncode) == (b"", 0)
+    lines = out.decode().splitlines()
+    said = [line for line in lines if not line.startswith("  = ")]
+    assert [re.sub(r"\W+", " ", line).strip() for line in said] == [
+        "Speaker 1 Turn on the lamp",
+        "Speaker 2 Turn on the lamp",
+    ]
+    assert sorted(lines) == sorted([*(f"  = {line[11:].upper()}" for line in said), *said])

@@ -204,7 +204,7 @@ class Listener:
             else:
                 self._screen.add(name, segment["id"], segment["text"], changing)
             if segment["translation"]:
-                self._screen.translate(name, segment["translation"])
+                self._screen.translate(name, segment["id"], segment["translation"])
 
 
 async def listen(sources: Sequence[Source], server: str, config: Config, screen: Screen) -> None:

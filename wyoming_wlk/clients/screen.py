@@ -20,6 +20,8 @@ class _Live:
 
     segments: dict[int, str] = field(default_factory=dict)
     tentative: str = ""
+    translations: dict[int, str] = field(default_factory=dict)
+    """Of segments that are not over."""
 
     @property
     def firm(self) -> str:
@@ -45,15 +47,21 @@ class Screen:
 
     def end(self, name: str, segment: int, text: str) -> None:
         """A segment is over: `text` is what stays of it."""
-        self._live[name].segments.pop(segment, None)
-        self._live[name].tentative = ""
-        if text.strip():
-            self._keep(f"{self._colours[name]}{self._label(name)}{text.strip()}{_PLAIN}", name, text)
+        live = self._live[name]
+        live.segments.pop(segment, None)
+        live.tentative = ""
+        for line in (text.strip(), live.translations.pop(segment, "")):
+            if line:
+                self._keep(f"{self._colours[name]}{self._label(name)}{line}{_PLAIN}", name, line)
 
-    def translate(self, name: str, text: str) -> None:
-        """A translation of what was said last."""
-        line = f"{_TRANSLATED}{text.strip()}"
-        self._keep(f"{self._colours[name]}{self._label(name)}{line}{_PLAIN}", name, line)
+    def translate(self, name: str, segment: int, text: str) -> None:
+        """A translation of words of a segment; it stands behind the segment, which may not be over yet."""
+        live, line = self._live[name], f"{_TRANSLATED}{text.strip()}"
+        if segment in live.segments:
+            before = live.translations.get(segment)
+            live.translations[segment] = f"{before} {text.strip()}" if before else line
+        else:
+            self._keep(f"{self._colours[name]}{self._label(name)}{line}{_PLAIN}", name, line)
 
     def end_all(self, name: str) -> None:
         """Nothing more comes of what was begun."""
