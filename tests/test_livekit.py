@@ -244,7 +244,7 @@ async def test_clients_do_not_mix(server: Server, clips: dict[str, Clip]) -> Non
         ({"mode": "half"}, "mode"),
         ({"language": "klingon"}, "klingon"),
         ({"language": "de"}, "de"),
-        ({"target_language": "fr"}, "task=translate"),
+        ({"target_language": "klingonish"}, "klingonish"),
         ({"audio": "vinyl"}, "audio"),
         ({"diarization": "perhaps"}, "diarization"),
         ({"frame_threshold": "many"}, "frame_threshold"),
