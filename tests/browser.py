@@ -1,4 +1,5 @@
-"""A real browser with a microphone that plays a file, and a reverse proxy that loses connections when told to."""
+"""A real browser with a microphone that plays a file, and what it speaks to in the server's place: a reverse proxy that
+loses connections when told to, or what a test writes itself."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ import pytest
 import soundfile
 from aiohttp import ClientSession, WSMsgType, hdrs, web
 from conftest import Clip
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Page, WebSocketRoute, async_playwright, expect
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -151,6 +152,43 @@ class Ingress:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         return browser
+
+
+class ScriptedServer:
+    """Takes the page's WebSockets and tells what the test wants. Its streams have speakers and a translation."""
+
+    SEGMENT = {"speaker": None, "start": None, "end": None, "language": "en", "translation": "", "ended": False}
+
+    def __init__(self) -> None:
+        self.sockets: list[WebSocketRoute] = []
+        self.resumes = False
+        """Whether a page that comes back finds its stream."""
+        self._seq = 0
+
+    async def listen(self, page: Page) -> None:
+        await page.route_web_socket("**/ws/transcription*", self._open)
+
+    def segment(self, number: int, *said: tuple[float, str], text: str = "", **more: object) -> None:
+        """Tells of one segment: the words with their starts, and buffers by their names; `text` is its final one."""
+        timed = [{"text": text, "start": start, "end": start + 0.4} for start, text in said]
+        buffers = {name: more.pop(name, "") for name in ("transcription", "diarization", "translating")}
+        buffers["translation"] = buffers.pop("translating")
+        end = {"ended": True, "final_text": text, "kept": 0} if text else {}
+        found = self.SEGMENT | {"id": number, "words": timed, "buffer": buffers, **end, **more}
+        if timed:
+            found |= {"start": said[0][0], "end": timed[-1]["end"]}
+        self._seq += 1
+        self.tell(type="transcript_update", seq=self._seq, segments=[found], metadata={})
+
+    def tell(self, **message: object) -> None:
+        self.sockets[-1].send(json.dumps(message))
+
+    def _open(self, socket: WebSocketRoute) -> None:
+        socket.on_message(lambda message: isinstance(message, str) and self.tell(type="end", seq=self._seq))
+        resumed = self.resumes and bool(self.sockets)
+        self.sockets.append(socket)
+        wishes = {"diarization": "online", "target_language": "pt-Latn"}
+        self.tell(type="session", resumed=resumed, seq=0, received_samples=0, sample_rate=16000, **wishes)
 
 
 def words(message: dict[str, Any]) -> list[dict[str, Any]]:

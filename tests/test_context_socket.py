@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Clip
+from scripted import ScriptedStages, ScriptedText, ScriptedTranslator
 from serving import Server, all_messages, serving
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from wyoming_wlk.engine.engine import Engine
+from wyoming_wlk.stages.translator import Said, Translated
 from wyoming_wlk.vad import SileroVad
 
 CLIP = "1688-142285-0001"
@@ -239,6 +242,67 @@ async def test_clients_do_not_mix(server: Server, clips: dict[str, Clip]) -> Non
     )
     assert "thornton" in one.lower() and "thornton" not in two.lower()
     assert "medical man" in two.lower() and "medical" not in one.lower()
+
+
+# --- speakers and translations ----------------------------------------------------------------------------------------
+
+
+async def test_a_stream_tells_what_it_has(engine: Engine, vad: SileroVad) -> None:
+    """The wishes that are met are in the session message, also the server's own, and also after a resume."""
+    async with serving(engine, vad, diarization="diart") as server:
+        for wishes, told in [
+            ({"target_language": "por"}, {"diarization": "online", "target_language": "pt-Latn"}),
+            ({"diarization": "off"}, {}),
+        ]:
+            async with connect(url(server, format="updates", **wishes)) as socket:
+                first = json.loads(await socket.recv())
+                again = url(server, format="updates", secret=first["secret"], resume_from=0)
+                async with connect(again) as second:
+                    session = json.loads(await second.recv())
+                    await second.send(json.dumps({"type": "stop"}))
+                    await all_messages(second)
+            assert session["resumed"]
+            for message in (first, session):
+                assert {name: message[name] for name in message.keys() & {"diarization", "target_language"}} == told
+
+
+class HeldTranslator(ScriptedTranslator):
+    """Finishes no segment before it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_finish = threading.Event()
+
+    def step(self, items: Sequence[Said[ScriptedText]]) -> list[Translated | Exception]:
+        if any(item.last for item in items):
+            self.may_finish.wait(60)
+        return super().step(items)
+
+
+async def test_a_translation_belongs_to_its_segment(server: Server, clips: dict[str, Clip]) -> None:
+    """Where translations are behind, a tentative one stays with the words that it translates."""
+    stages, translator = ScriptedStages(server.services.config), HeldTranslator()
+    stages.translator, server.services.stages = translator, stages
+    half, pause = 7 * len(clips[CLIP].samples) // 10, np.zeros(48000, np.float32)
+    segments: list[dict[str, Any]] = []
+
+    async def until(number: int, what: str) -> None:
+        """Reads until something is told of a segment."""
+        while not any(one["id"] == number and (one.get(what) or one["buffer"].get(what)) for one in segments):
+            segments.extend(json.loads(await asyncio.wait_for(socket.recv(), 30)).get("segments", ()))
+
+    async with connect(url(server, format="updates", encoding="s16le", target_language="pt")) as socket:
+        await socket.send(pcm(clips[CLIP].samples[:half]))
+        await until(1, "translation")
+        await socket.send(pcm(np.concatenate([clips[CLIP].samples[half:], pause, clips[CLIP].samples[:half]])))
+        await until(2, "words")
+        late = [one for one in segments if one["buffer"]["translation"]]
+        assert late and {one["id"] for one in late} == {1} and not any("translated" in one for one in segments)
+        translator.may_finish.set()
+        await socket.send(json.dumps({"type": "stop"}))
+        segments = [one for message in await all_messages(socket) for one in message.get("segments", ())]
+    assert [one["id"] for one in segments if one.get("translated")] == [1, 2]
+    assert not any(one["buffer"]["translation"] for one in segments if one["id"] == 1)
 
 
 HOSTILE: dict[str, tuple[dict[str, object], str | bytes | None, int]] = {

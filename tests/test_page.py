@@ -11,9 +11,10 @@ from typing import Any
 import jiwer
 import pytest
 from aiohttp import ClientSession
-from browser import Ingress, browsing, picture, words
+from browser import Ingress, ScriptedServer, browsing, picture, words
 from conftest import Clip
 from playwright.async_api import Page, expect
+from scripted import ScriptedDiarizer, ScriptedStages, until
 from serving import serving
 from websockets.asyncio.client import connect
 
@@ -43,8 +44,15 @@ async def test_everything_is_served_with_its_type_and_a_strict_policy(engine: En
                 etag = answer.headers["ETag"]
             async with client.get(path, headers={"If-None-Match": etag}) as answer:
                 assert (answer.status, await answer.read()) == (304, b"")
+
+
+@pytest.mark.parametrize(("translation", "count"), [("bergamot", 100), ("whisper", 1)])
+async def test_languages_to_choose_from(engine: Engine, vad: SileroVad, translation: str, count: int) -> None:
+    """The page offers the languages that the model hears, and those that may be asked of what translates."""
+    async with serving(engine, vad, translation=translation) as server, ClientSession(server.url) as client:
         async with client.get("/page/languages.json") as answer:
-            assert await answer.json() == ["en"]
+            offered = await answer.json()
+    assert offered["spoken"] == ["en"] and offered["targets"][0] == "en" and len(offered["targets"]) == count
 
 
 @pytest.mark.parametrize(
@@ -91,8 +99,10 @@ async def test_speech_is_written_and_downloaded(
     """Token, start, words while they are said, stop; the text in every format; the server's figures."""
     async with serving(engine, vad, token="secret") as server, browsing(tmp_path, clips[CLIP]) as page:
         failures: list[str] = []
+        asked: list[str] = []
         page.on("pageerror", lambda error: failures.append(str(error)))
         page.on("console", lambda line: failures.append(line.text) if line.type == "error" else None)
+        page.on("websocket", lambda socket: asked.append(socket.url))
         await page.goto(server.url)
         await picture(page, "page-welcome")
         await page.click("#start")
@@ -106,6 +116,8 @@ async def test_speech_is_written_and_downloaded(
         await expect(page.locator("#start")).to_have_attribute("data-state", "idle")
         await expect(page.locator("#transcript .tentative")).to_have_count(0)
         await expect(page.locator("#spoken")).to_contain_text("himself")
+        assert asked and not re.search("diarization|target_language|translation", "".join(asked))
+        await expect(page.locator("#transcript").locator(".voice, .waiting, .translation")).to_have_count(0)
 
         assert ACCOUNT.search(await downloaded(page, "txt"))
         assert re.match(r"1\n00:00:0\d,\d{3} --> 00:00:0\d,\d{3}\nI really", await downloaded(page, "srt"))
@@ -120,6 +132,74 @@ async def test_speech_is_written_and_downloaded(
         await expect(page.locator("#plots .card h3").first).to_have_text("Clients")
         await picture(page, "page-server")
         assert not [failure for failure in failures if "metrics" not in failure], failures
+
+
+async def wish(page: Page, **wishes: str) -> None:
+    """Chooses in the settings."""
+    await page.click("#open-settings")
+    for name, value in wishes.items():
+        await page.select_option(f"#{name}", value)
+    await picture(page, "page-wishes")
+    await page.click("#close-settings")
+
+
+async def test_speakers_and_a_translation_of_speech(
+    engine: Engine, vad: SileroVad, clips: dict[str, Clip], tmp_path: Path
+) -> None:
+    """Words wait for their speakers in sight; lines with names and a translation follow, in every format, too."""
+    diarizer = ScriptedDiarizer(turn=2.0)
+    diarizer.gate.clear()
+    async with serving(engine, vad) as server, browsing(tmp_path, clips[CLIP]) as page:
+        server.services.stages = ScriptedStages(server.services.config, diarizer)
+        await page.goto(server.url)
+        await wish(page, diarization="online", target="pt")
+        await page.click("#start")
+        await expect(page.locator("#transcript .waiting")).to_contain_text("account", timeout=25_000)
+        await expect(page.locator("#transcript .firm")).to_have_count(0)
+        await expect(page.locator("#transcript .voice")).to_have_text("Somebody")
+        diarizer.gate.set()
+        lines = page.locator("#transcript li")
+        await expect(page.locator("#transcript .voice").first).to_have_text("Speaker 1")
+        await expect(lines.nth(1).locator(".voice")).to_have_text("Speaker 2")
+        await expect(lines.first.locator(".translation .firm")).to_contain_text("I REALLY")
+        await page.click("#start")
+        await expect(page.locator("#start")).to_have_attribute("data-state", "idle")
+        await expect(page.locator("#transcript").locator(".waiting, .tentative")).to_have_count(0)
+        await expect(page.locator("#spoken p").first).to_have_text(re.compile("^Speaker 1: I really"))
+        await picture(page, "page-speakers")
+        found = {form: await downloaded(page, form) for form in ("txt", "srt", "vtt", "json")}
+    segments = json.loads(found["json"])["segments"]
+    assert {segment["speaker"] for segment in segments} == {1, 2}
+    assert all(segment["translation"] == segment["text"].upper() for segment in segments)
+    assert {segment["target_language"] for segment in segments} == {"pt-Latn"}
+    assert re.match(r"Speaker 1: I really.*\nI REALLY.*\n\nSpeaker 2: ", found["txt"])
+    assert re.match(r"1\n[\d:,]+ --> [\d:,]+\nSpeaker 1: I REALLY", found["srt"]) and "Speaker 2: " in found["srt"]
+    assert "<v Speaker 1>I REALLY" in found["vtt"] and "<v Speaker 2>" in found["vtt"]
+
+
+async def test_a_lost_connection_loses_no_speaker(
+    engine: Engine, vad: SileroVad, clips: dict[str, Clip], tmp_path: Path
+) -> None:
+    """Words that were under way, and those that still waited, come back with their speakers and translations."""
+    async with serving(engine, vad) as server:
+        server.services.stages = ScriptedStages(server.services.config, ScriptedDiarizer(turn=3.0))
+        ingress = Ingress(server.url)
+        async with ingress.running() as address, browsing(tmp_path, clips["1688-142285-0006"]) as page:
+            await page.goto(address)
+            await wish(page, diarization="online", target="pt")
+            await page.click("#start")
+            await expect(page.locator("#transcript .firm").first).to_be_visible()
+            ingress.cut(swallow=True)
+            await expect(page.locator("#transcript")).to_contain_text("been")
+            await page.click("#start")
+            await expect(page.locator("#start")).to_have_attribute("data-state", "idle")
+            segments = json.loads(await downloaded(page, "json"))["segments"]
+    assert ingress.told[1][0]["resumed"] and any(words(message) for message in ingress.lost)
+    told = [segment for messages in ingress.told for message in messages for segment in message.get("segments", [])]
+    said = {(word["start"], word["text"]): one["speaker"] for one in told for word in one["words"]}
+    shown = [(word["text"], segment["speaker"]) for segment in segments for word in segment["words"]]
+    assert shown == [(text, speaker) for (_, text), speaker in said.items()]
+    assert all(segment["translation"] == segment["text"].upper() for segment in segments)
 
 
 async def test_a_lost_connection_loses_and_repeats_nothing(
@@ -213,6 +293,114 @@ async def test_refusals_are_told(engine: Engine, vad: SileroVad, tmp_path: Path)
         await expect(page.locator("#notice")).to_be_hidden()
 
 
+CONTRAST = """(theme) => {
+    document.documentElement.dataset.theme = theme;
+    const pixel = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+    const light = (colour) => {
+        pixel.fillStyle = colour;
+        pixel.fillRect(0, 0, 1, 1);
+        const parts = [...pixel.getImageData(0, 0, 1, 1).data].map((part) => part / 255);
+        const [r, g, b] = parts.map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+    };
+    const paper = light(getComputedStyle(document.documentElement).backgroundColor);
+    const found = [...document.querySelectorAll(".voice, .said span, .calm p")].map((one) => {
+        const colour = light(getComputedStyle(one).color);
+        return Math.max(colour, paper) / Math.min(colour, paper);
+    });
+    return [found.length, Math.min(...found)];
+}"""
+
+
+async def test_lines_of_speakers(engine: Engine, vad: SileroVad, tmp_path: Path) -> None:
+    """Each speaker has a name and a colour, uncertain text its place and look, a translation its language."""
+    script = ScriptedServer()
+    async with serving(engine, vad) as server, browsing(tmp_path) as page:
+        await script.listen(page)
+        await page.goto(server.url)
+        await page.click("#start")
+        await expect(page.locator(".lane[data-state=live]")).to_have_count(1)
+        for number in range(1, 9):
+            translation = {"translation": " Olá.", "translated": True}
+            script.segment(number, (number, " Hello."), text="Hello.", speaker=number, **translation)
+        script.segment(9, (11, " Now"), speaker=None, diarization=" and", transcription=" the", translating=" Agora")
+        lines = page.locator("#transcript li")
+        await expect(lines.last.locator(".said > p").first).to_have_text("Now and the")
+        await expect(lines.last.locator(".firm + .waiting + .tentative")).to_have_text("the")
+        await expect(lines.last.locator(".translation > .tentative:only-child")).to_have_text("Agora")
+        assert await lines.locator(".voice").all_text_contents() == [*(f"Speaker {i}" for i in range(1, 9)), "Somebody"]
+        colours = await lines.locator(".voice").evaluate_all("all => all.map(one => getComputedStyle(one).color)")
+        assert len(set(colours)) == 9
+        await expect(lines.first.locator(".translation")).to_have_attribute("lang", "pt-Latn")
+        for theme in ("light", "dark"):
+            await page.wait_for_timeout(200)
+            count, contrast = await page.evaluate(CONTRAST, theme)
+            assert count == 9 + 16 + 4 and contrast >= 4.5, theme
+            await picture(page, f"page-speakers-{theme}")
+        await page.set_viewport_size({"width": 320, "height": 640})
+        assert await page.evaluate("document.documentElement.scrollWidth") == 320
+        await picture(page, "page-speakers-phone")
+
+
+async def test_speakers_after_a_lost_connection(engine: Engine, vad: SileroVad, tmp_path: Path) -> None:
+    """Within a stream speakers keep their numbers; those of another stream are not taken for them."""
+    script = ScriptedServer()
+    async with serving(engine, vad) as server, browsing(tmp_path) as page:
+        await script.listen(page)
+        await page.goto(server.url)
+        await page.click("#start")
+        await expect(page.locator(".lane[data-state=live]")).to_have_count(1)
+        script.segment(1, (1, " One."), text="One.", speaker=2, translation=" Um.", translated=True)
+        script.segment(2, (4, " Two"), speaker=1, diarization=" three")
+        await expect(page.locator("#transcript .waiting")).to_have_text("three")
+        for resumes, number, speaker, text in [(True, 2, 1, " four"), (False, 1, 1, " Five")]:
+            script.resumes, lost = resumes, script.sockets[-1]
+            await lost.close()
+            await until(lambda lost=lost: script.sockets[-1] is not lost)
+            script.segment(number, (7 if resumes else 11, text), speaker=speaker)
+            await expect(page.locator("#transcript li").last).to_contain_text(text)
+        heard = await page.locator("#transcript .voice, #transcript .said > p:not(.translation)").all_text_contents()
+        await expect(page.locator("#transcript .waiting")).to_have_count(0)
+    assert heard == ["Speaker 2", "One.", "Speaker 1", "Two four", "Speaker 3", "Five"]
+
+
+async def test_what_this_server_does_not_have_is_not_asked_for(engine: Engine, vad: SileroVad, tmp_path: Path) -> None:
+    """A language that was chosen before is forgotten where it is not offered any more; the other wishes stay."""
+    script = ScriptedServer()
+    async with serving(engine, vad, translation="whisper") as server, browsing(tmp_path) as page:
+        await script.listen(page)
+        await page.goto(server.url)
+        kept = json.dumps({"target_language": "pt", "diarization": "off"})
+        await page.evaluate(f"localStorage.setItem('wyoming-wlk', {json.dumps(kept)})")
+        await page.reload()
+        await expect(page.locator("#target option")).to_have_text(["As the server is set up", "None", "English"])
+        await page.click("#start")
+        await expect(page.locator(".lane[data-state=live]")).to_have_count(1)
+        asked = script.sockets[0].url
+        assert "diarization=off" in asked and "target_language" not in asked
+        await expect(page.locator("#target")).to_have_value("")
+
+
+async def test_remarks_of_the_stages(engine: Engine, vad: SileroVad, tmp_path: Path) -> None:
+    """What a stage cannot do is said once and without alarm, and stays away when it was read."""
+    script = ScriptedServer()
+    async with serving(engine, vad) as server, browsing(tmp_path) as page:
+        await script.listen(page)
+        await page.goto(server.url)
+        await page.click("#start")
+        await expect(page.locator(".lane[data-state=live]")).to_have_count(1)
+        for _ in range(2):
+            script.tell(type="notice", stage="translation", text="no translation from en to cy", failed=True)
+        remark = page.get_by_role("status").filter(has=page.locator("#remark"))
+        await expect(remark).to_have_text("No translation from en to cy")
+        await expect(page.get_by_role("alert")).to_have_count(0)
+        await page.click("#remark-close")
+        script.tell(type="notice", stage="translation", text="no translation from en to cy", failed=True)
+        script.segment(1, (1, " On"), speaker=1)
+        await expect(page.locator("#transcript")).to_contain_text("On")
+        await expect(page.locator("#remark")).to_be_hidden()
+
+
 SEGMENTS = [
     {"words": [(0.5, " It"), (0.9, " is"), (1.4, " late."), (1.9, " We")], "tentative": " should"},
     {"id": 1, "ended": True, "final_text": "It's late.", "kept": 1, "words": []},
@@ -227,32 +415,35 @@ SEGMENTS = [
 ]
 
 
+BUILD = """async (updates) => {
+    const load = (name) => import(new URL(`page/${name}.js`, document.baseURI));
+    const { Transcript, paragraphs } = await load("transcript");
+    const { FORMATS } = await load("formats");
+    const transcript = new Transcript();
+    for (const one of updates) {
+        const { words, tentative = "", source = "mic", ...rest } = one;
+        const id = rest.id ?? 1;
+        const segment = {
+            speaker: null, language: null, translation: "", diarized: false, target: null,
+            ...rest, stream: source, key: `k${id}`, nextKey: `k${id + 1}`,
+            words: words.map(([start, text]) => ({ start, end: start + 0.3, text })),
+            buffer: { transcription: tentative, diarization: "", translation: "" },
+        };
+        transcript.apply(source, { type: "transcript_update", segments: [segment] }, 0);
+    }
+    const written = {};
+    const names = { mic: "Mic", tab: "Tab" };
+    for (const name of Object.keys(FORMATS)) written[name] = FORMATS[name].write(transcript.segments, names);
+    written.silences = paragraphs(transcript.segments).map((paragraph) => paragraph.silence);
+    return written;
+}"""
+
+
 async def test_transcript_and_formats(engine: Engine, vad: SileroVad, tmp_path: Path) -> None:
     """Final text replaces the early one, words behind a cut go to the next segment, pale words are not exported."""
     async with serving(engine, vad) as server, browsing(tmp_path) as page:
         await page.goto(server.url)
-        build = """async (updates) => {
-            const load = (name) => import(new URL(`page/${name}.js`, document.baseURI));
-            const { Transcript, paragraphs } = await load("transcript");
-            const { FORMATS } = await load("formats");
-            const transcript = new Transcript();
-            for (const one of updates) {
-                const { words, tentative = "", ...rest } = one;
-                const id = rest.id ?? 1;
-                const segment = {
-                    ...rest, key: `k${id}`, nextKey: `k${id + 1}`, speaker: null, language: null, translation: "",
-                    words: words.map(([start, text]) => ({ start, end: start + 0.3, text })),
-                    buffer: { transcription: tentative, diarization: "", translation: "" },
-                };
-                transcript.apply("mic", { type: "transcript_update", segments: [segment] }, 0);
-            }
-            const written = {};
-            const names = { mic: "Mic" };
-            for (const name of Object.keys(FORMATS)) written[name] = FORMATS[name].write(transcript.segments, names);
-            written.silences = paragraphs(transcript.segments).map((paragraph) => paragraph.silence);
-            return written;
-        }"""
-        found = await page.evaluate(build, SEGMENTS)
+        found = await page.evaluate(BUILD, SEGMENTS)
         metrics = 'wlk_clients 2.0\n# HELP x\nwlk_step_seconds{quantile="0.5"} 0.25\nwlk_words_total 7\nup 1\n'
         plotted = await call(page, "plots", f"m.plotted(m.parseMetrics({json.dumps(metrics)}))")
         clock = await call(page, "backlog", "(() => { const c = new m.Clock(); c.skip(100, 150); return "
@@ -264,3 +455,29 @@ async def test_transcript_and_formats(engine: Engine, vad: SileroVad, tmp_path: 
     assert [round(silence, 1) for silence in found["silences"]] == [0, 9.1]
     assert [(one["name"], one["value"]) for one in plotted] == [("wlk_clients", 2), ("wlk_step_seconds", 0.25)]
     assert clock == [40, 160, 110, 40]
+
+
+TOLD = {"diarized": True, "target": "zh-Hans"}
+OF_SPEAKERS: list[dict[str, Any]] = [
+    {"words": [(1, " Hm.")], **TOLD},
+    {"id": 2, "words": [(2, " Good"), (2.4, " morning.")], "speaker": 1, "translation": "早上好。", **TOLD},
+    {"id": 2, "words": [], "translated": True, **TOLD},
+    {"id": 3, "words": [(3, " Not"), (3.4, " yet")], "speaker": 1, "translation": "还", **TOLD},
+    {"id": 9, "words": [(4, " Hello")], "source": "tab"},
+]
+
+
+async def test_formats_with_speakers(engine: Engine, vad: SileroVad, tmp_path: Path) -> None:
+    """Speakers are named; subtitles are in the other language where there is all of it, texts have both."""
+    async with serving(engine, vad) as server, browsing(tmp_path) as page:
+        await page.goto(server.url)
+        alone = await page.evaluate(BUILD, OF_SPEAKERS[:-1])
+        found = await page.evaluate(BUILD, OF_SPEAKERS)
+    assert alone["txt"] == "Somebody: Hm.\n\nSpeaker 1: Good morning. Not yet\n早上好。还\n"
+    assert re.findall("(?m)^[^\\d\\n].*", alone["srt"]) == ["Somebody: Hm.", "Speaker 1: 早上好。", "Not yet"]
+    assert re.findall("<v.*", alone["vtt"]) == ["<v Somebody>Hm.", "<v Speaker 1>早上好。", "<v Speaker 1>Not yet"]
+    assert re.findall("(?m)^[^\\d\\n].*", found["srt"])[1:] == ["Mic, speaker 1: 早上好。", "Not yet", "Hello"]
+    assert "Mic, speaker 1: Good morning. Not yet" in found["txt"] and "\nTab: Hello" in found["txt"]
+    segments = json.loads(found["json"])["segments"]
+    assert [segment.get("target_language") for segment in segments] == ["zh-Hans"] * 3 + [None]
+    assert [segment["translation"] for segment in segments] == ["", "早上好。", "还", ""]

@@ -27,6 +27,8 @@ class ContextSocket(Dialect):
 
     _client_id = ""
     _identity: Identity | None = None
+    _translating = 1
+    """The segment that is being translated, which may be behind the words; 0 where it is not known yet."""
 
     async def start(self) -> Iterable[Json]:
         query, services = self.request.query, self.door.services
@@ -48,19 +50,21 @@ class ContextSocket(Dialect):
         if resumed:
             await stream.settle()
             self.after = number(query, "resume_from", stream.delivered, 0, _MAX_SEQ)
+            self._translating = 0 if self.after else 1
         if not self._updates:
             return ()
-        return [
-            {
-                "type": "session",
-                "client_id": self._client_id,
-                "secret": identity.secret or None,
-                "resumed": resumed,
-                "seq": self.after,
-                "received_samples": stream.received,
-                "sample_rate": stream.rate,
-            }
-        ]
+        session = {
+            "type": "session",
+            "client_id": self._client_id,
+            "secret": identity.secret or None,
+            "resumed": resumed,
+            "seq": self.after,
+            "received_samples": stream.received,
+            "sample_rate": stream.rate,
+        }
+        # A stream keeps the wishes that it began with, and the server may have some of its own.
+        stages = {"diarization": stream.options.diarization, "target_language": stream.options.target_language}
+        return [session | {name: wish for name, wish in stages.items() if wish}]
 
     async def _take_place(self, identity: Identity, resume: bool) -> None:
         """Raises `TakenError` where the name is in use; a client that resumes replaces its own lost connection.
@@ -122,16 +126,22 @@ class ContextSocket(Dialect):
             elif isinstance(event, TranslationUpdate):
                 segment = segments.setdefault(event.segment, _segment(event.segment))
                 segment["translation"] += "".join(part.text for part in event.stable)
+                if event.complete:
+                    segment["translated"] = True
+                    self._translating = event.segment + 1
             elif isinstance(event, StageNotice):
                 yield {"type": "notice", "stage": event.stage, "text": event.text, "failed": event.failed}
             elif isinstance(event, SpeechStarted | SpeechStopped):
                 yield {"type": "speech", "speaking": isinstance(event, SpeechStarted), "time": round(event.time, 3)}
         segment = segments.setdefault(update.segment, _segment(update.segment))
-        segment["buffer"] = {
+        segment["buffer"] |= {
             "transcription": joined(update.volatile.tentative),
             "diarization": joined(update.volatile.waiting),
-            "translation": update.volatile.translating,
         }
+        if update.volatile.translating:
+            number = self._translating or update.segment
+            segment = segments.setdefault(number, _segment(number))
+            segment["buffer"]["translation"] = update.volatile.translating
         for found in segments.values():
             found["language"] = self.stream.language
         yield {

@@ -11,6 +11,7 @@ from importlib.resources import files
 
 from aiohttp import ETag, hdrs, web
 
+from wyoming_wlk.languages import LANGUAGES
 from wyoming_wlk.services import Services
 
 PAGE_FOLDER = "/page/"
@@ -56,8 +57,14 @@ class Page:
         return self._answer(request, name)
 
     async def _tell_languages(self, request: web.Request) -> web.StreamResponse:
-        """The languages that the page may offer, as codes: those of the model, which can change."""
-        return web.json_response(list(self._services.model.languages), headers=_HEADERS)
+        """The languages that the page may offer, as codes: those that the model hears, which can change, and those that
+        it may be asked to translate into. Not every pair can be had; the client then gets a notice."""
+        by_whisper = self._services.config.stages.translation == "whisper"
+        offered = {
+            "spoken": list(self._services.model.languages),
+            "targets": ["en"] if by_whisper else list(LANGUAGES),
+        }
+        return web.json_response(offered, headers=_HEADERS)
 
     def _answer(self, request: web.Request, name: str) -> web.Response:
         body = self._files[name]

@@ -7,7 +7,7 @@ import { Plots } from "./plots.js";
 import { Settings, Theme, bindFields } from "./settings.js";
 import { Source } from "./source.js";
 import { Transcript } from "./transcript.js";
-import { TranscriptView, languageName } from "./view.js";
+import { TranscriptView, languageName, make } from "./view.js";
 
 const find = (id) => document.getElementById(id);
 const CLEAR = find("clear").textContent;
@@ -19,6 +19,7 @@ const sources = new Map();
 const used = new Map(); // the sources that have said something, which the transcript names
 const view = new TranscriptView(transcript, find("transcript"), find("spoken"), used);
 const anyName = `page-${randomName(3)}`;
+const remarks = new Set(); // what was remarked since the first source began
 let began = null; // when the first source began: the transcript's zero
 let token = recalled();
 
@@ -41,6 +42,10 @@ const page = {
   },
 
   message(source, message) {
+    if (message.type === "notice") {
+      remark(message.text);
+      return;
+    }
     used.set(source.id, source);
     const said = transcript.apply(source.id, message, source.began - began);
     view.announce(said, message.segments?.some((segment) => segment.ended) ?? message.type === "restart");
@@ -68,6 +73,7 @@ function addSource(id, name, colour, button, open) {
   sources.set(id, source);
   button.addEventListener("click", async () => {
     notify("");
+    if (idle()) forgetRemarks();
     try {
       await (source.state === "idle" ? source.start(open) : source.stop());
     } catch (error) {
@@ -76,6 +82,10 @@ function addSource(id, name, colour, button, open) {
     }
     showMicrophones(); // names are told once one is allowed
   });
+}
+
+function idle() {
+  return [...sources.values()].every((source) => source.state === "idle");
 }
 
 function showButtons() {
@@ -103,9 +113,8 @@ async function showMicrophones() {
 
 function showExport() {
   const empty = !transcript.segments.length;
-  const idle = [...sources.values()].every((source) => source.state === "idle");
-  find("welcome").hidden = !empty || !idle;
-  find("listening").hidden = !empty || idle;
+  find("welcome").hidden = !empty || !idle();
+  find("listening").hidden = !empty || idle();
   for (const id of ["copy", "download", "format", "clear"]) find(id).disabled = empty;
 }
 
@@ -149,7 +158,7 @@ function flash(button, text, milliseconds) {
 }
 
 addEventListener("beforeunload", (event) => {
-  if ([...sources.values()].some((source) => source.state !== "idle")) event.preventDefault();
+  if (!idle()) event.preventDefault();
 });
 
 // --- the server ------------------------------------------------------------------------------------------------------
@@ -192,12 +201,19 @@ for (const tab of tabs) {
 
 async function showLanguages() {
   const answer = await fetch(new URL("languages.json", import.meta.url)).catch(() => null);
-  const codes = answer?.ok ? await answer.json() : [];
+  const { spoken, targets } = answer?.ok ? await answer.json() : { spoken: [], targets: [] };
+  offer(find("language"), spoken);
+  offer(find("target"), targets);
+}
+
+function offer(list, codes) {
   const options = codes.map((code) => new Option(languageName(code), code));
   options.sort((a, b) => a.text.localeCompare(b.text));
-  find("language").append(...options);
-  find("language").value = settings.get("language");
-  if (find("language").selectedIndex < 0) find("language").value = "";
+  list.append(...options);
+  list.value = settings.get(list.name);
+  if (list.selectedIndex >= 0) return;
+  list.value = "";
+  if (codes.length) settings.set(list.name, ""); // this server does not have it
 }
 
 // --- token, notices, settings ----------------------------------------------------------------------------------------
@@ -228,7 +244,26 @@ function notify(text) {
   find("notice").hidden = !text;
 }
 
+/** What the user may want to know, but need not act on: once, without alarm. */
+function remark(text) {
+  if (remarks.has(text)) return;
+  remarks.add(text);
+  find("remark-text").append(make("p", "", text.charAt(0).toUpperCase() + text.slice(1)));
+  find("remark").hidden = false;
+}
+
+function hideRemarks() {
+  find("remark").hidden = true;
+  find("remark-text").replaceChildren();
+}
+
+function forgetRemarks() {
+  hideRemarks();
+  remarks.clear();
+}
+
 find("notice-close").addEventListener("click", () => notify(""));
+find("remark-close").addEventListener("click", hideRemarks);
 find("open-settings").addEventListener("click", () => find("settings").showModal());
 find("close-settings").addEventListener("click", () => find("settings").close());
 find("token-cancel").addEventListener("click", () => {

@@ -20,6 +20,7 @@ export class Connection {
   #secret = randomName(16);
   #epoch = 0; // counts the server's streams: one that restarted begins a new one
   #seq = 0;
+  #stages = {}; // what the stream has besides words
   #sent = 0; // samples of the source
   #open = false; // the server has told where to go on
   #attempts = 0;
@@ -35,7 +36,8 @@ export class Connection {
 
   /**
    * `address(extra)` gives the URL with more parameters. `listener` has `state(name, text)` and `message(message)`:
-   * the times in messages are seconds of the source, and each segment has a `key`.
+   * the times in messages are seconds of the source, and each segment has a `key`, its `stream`, whether it is
+   * `diarized`, and the language `target` of its translation, null without one.
    * States: connecting, live, waiting, finishing; then ended, failed; and locked, where a token is asked for.
    */
   constructor(address, sampleRate, listener) {
@@ -134,6 +136,7 @@ export class Connection {
     if (message.type === "session") this.#opened(message);
     else if (message.type === "transcript_update") this.#update(message);
     else if (message.type === "speech") this.#speech(message);
+    else if (message.type === "notice") this.listener.message(message);
     else if (message.type === "error") this.#error = message;
     else if (message.type === "end") this.#end("ended", "");
   }
@@ -158,6 +161,7 @@ export class Connection {
       if (this.#epoch) this.listener.message({ type: "restart" });
       this.#epoch += 1;
     }
+    this.#stages = { diarized: Boolean(message.diarization), target: message.target_language ?? null };
     this.#stopSent = false;
     this.#progress = { buffered: 0, at: this.#openedAt };
     this.#open = true;
@@ -176,7 +180,8 @@ export class Connection {
         start: this.#seconds(word.start),
         end: this.#seconds(word.end),
       }));
-      return { ...segment, key: this.#key(segment.id), nextKey: this.#key(segment.id + 1), words };
+      const keys = { stream: this.#stream, key: this.#key(segment.id), nextKey: this.#key(segment.id + 1) };
+      return { ...segment, ...this.#stages, ...keys, words };
     });
     this.listener.message({ ...message, segments });
   }
@@ -186,9 +191,13 @@ export class Connection {
     this.listener.message({ ...message, time: this.#seconds(message.time) });
   }
 
-  /** The server numbers the segments of each stream from 1; this page may see many streams. */
+  /** The server numbers segments and speakers of each stream from 1; this page may see many streams. */
+  get #stream() {
+    return `${this.#secret} ${this.#epoch}`;
+  }
+
   #key(id) {
-    return `${this.#secret} ${this.#epoch} ${id}`;
+    return `${this.#stream} ${id}`;
   }
 
   #seconds(time) {

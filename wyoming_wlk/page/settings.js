@@ -1,7 +1,10 @@
 // What the user chose, kept in this browser. The token is kept only as long as the tab.
 
 const KEY = "wyoming-wlk";
-const DEFAULTS = { language: "", task: "", hotwords: "", prompt: "", name: "", device: "", theme: "system", format: "txt" };
+const WISHES = ["language", "task", "target_language", "diarization", "hotwords", "prompt"]; // by the server's names
+const DEFAULTS = {
+  ...Object.fromEntries(WISHES.map((name) => [name, ""])), name: "", device: "", theme: "system", format: "txt",
+};
 
 export class Settings {
   #values;
@@ -30,7 +33,7 @@ export class Settings {
   /** What the server is asked for, as parameters of the connection. */
   query() {
     const query = {};
-    for (const name of ["language", "task", "hotwords", "prompt"]) {
+    for (const name of WISHES) {
       if (this.#values[name].trim()) query[name] = this.#values[name].trim();
     }
     return query;

@@ -6,56 +6,72 @@ const PARAGRAPH_LENGTH = 500; // characters after which the next pause does
 const SILENCE = 5; // seconds of silence that are worth a mark
 
 /**
- * A segment: {key, source, speaker, language, translation, start, end, words, final, tentative, preview, ended}.
- * `words` are committed and only grow; `final`, null before, is the text at full quality that replaces them.
+ * A segment: {key, source, diarized, speaker, language, start, end, words, final, waiting, tentative, target,
+ * translation, translated, preview, ended}. `words` are committed and only grow; `final`, null before, is the text at
+ * full quality that replaces them. `waiting` is certain text behind the words that has no speaker yet, `tentative` what
+ * may still change. `speaker` is null where nobody knows, or nobody asked: `diarized` is false then. `translation`, in
+ * the language `target`, only grows until it is all there, `translated`; `preview` is what may follow it.
  */
 export class Transcript {
   segments = [];
   #byKey = new Map();
+  #earlier = new Map(); // stream -> the speakers numbered before it began
 
   clear() {
     this.segments = this.segments.filter((segment) => !segment.ended);
     this.#byKey = new Map(this.segments.map((segment) => [segment.key, segment]));
   }
 
-  /** One message about `source`, whose clock began at `offset`. Returns the text that is firm now and was not before. */
+  /**
+   * One message about `source`, whose clock began at `offset`. Returns what is firm now and was not before:
+   * [{segment, text, translation}].
+   */
   apply(source, message, offset) {
-    if (message.type === "restart") {
-      this.close(source);
-    } else if (message.type === "transcript_update") {
-      return message.segments.map((news) => this.#merge(source, news, offset)).join("");
-    }
-    return "";
+    if (message.type === "restart") this.close(source);
+    if (message.type !== "transcript_update") return [];
+    return message.segments.map((news) => this.#merge(source, news, offset)).filter(Boolean);
   }
 
   /** The source's stream has gone: what was tentative stays so for ever, and so goes away. */
   close(source) {
     for (const segment of this.segments) {
-      if (segment.source === source && !segment.ended) Object.assign(segment, { ended: true, tentative: "", preview: "" });
+      if (segment.source !== source) continue;
+      Object.assign(segment, { ended: true, waiting: "", tentative: "", preview: "" });
     }
   }
 
   #merge(source, news, offset) {
     const words = news.words.map((word) => ({ text: word.text, start: word.start + offset, end: word.end + offset }));
-    const tentative = news.buffer.transcription + news.buffer.diarization;
+    const { diarization: waiting, transcription: tentative, translation: preview } = news.buffer;
     const known = this.#byKey.get(`${source} ${news.key}`);
-    if (!known && !words.length && !tentative && !news.final_text) return "";
+    if (!known && !words.length && !waiting && !tentative && !news.final_text) return null;
     const segment = known ?? this.#add(source, news.key);
     segment.words.push(...words);
-    segment.tentative = tentative;
-    segment.preview = news.buffer.translation;
-    segment.translation += news.translation ?? "";
-    segment.speaker = news.speaker ?? segment.speaker;
+    segment.translation += news.translation;
+    Object.assign(segment, { waiting, tentative, preview, diarized: news.diarized, target: news.target });
+    segment.translated ||= news.translated ?? false;
+    segment.speaker = this.#speaker(source, news) ?? segment.speaker;
     segment.language = news.language ?? segment.language;
     if (news.ended) this.#finish(segment, news);
     this.#settle(segment);
-    return words.map((word) => word.text).join("");
+    return { segment, text: words.map((word) => word.text).join(""), translation: news.translation };
+  }
+
+  /** Each stream counts its speakers from 1. Nobody knows whether they spoke in an earlier one: they get new numbers. */
+  #speaker(source, { stream, speaker }) {
+    if (speaker === null) return null;
+    if (!this.#earlier.has(stream)) {
+      const others = this.segments.filter((segment) => segment.source === source);
+      this.#earlier.set(stream, others.reduce((most, other) => Math.max(most, other.speaker ?? 0), 0));
+    }
+    return this.#earlier.get(stream) + speaker;
   }
 
   #add(source, key) {
     const segment = {
-      key: `${source} ${key}`, source, speaker: null, language: null, translation: "", start: null, end: null,
-      words: [], final: null, tentative: "", preview: "", ended: false,
+      key: `${source} ${key}`, source, diarized: false, speaker: null, language: null, start: null, end: null,
+      words: [], final: null, waiting: "", tentative: "", target: null, translation: "", translated: false, preview: "",
+      ended: false,
     };
     this.segments.push(segment);
     this.#byKey.set(segment.key, segment);
@@ -91,12 +107,17 @@ export function firm(segment) {
   return segment.final ?? segment.words.map((word) => word.text).join("").trim();
 }
 
-/** Segments that belong together: [{key, source, speaker, language, start, end, silence, segments}]. */
+/** The firm translation of segments, which join as they are. */
+export function translation(segments) {
+  return segments.map((segment) => segment.translation).join("").trim();
+}
+
+/** Segments that belong together: [{key, source, diarized, speaker, language, target, start, end, silence, segments}]. */
 export function paragraphs(segments) {
   const found = [];
   let end = null; // of all speech so far
   for (const segment of segments) {
-    if (!firm(segment) && !segment.tentative) continue;
+    if (!firm(segment) && !segment.waiting && !segment.tentative) continue;
     const open = found.at(-1);
     if (open && belongs(segment, open)) {
       open.segments.push(segment);
@@ -104,10 +125,10 @@ export function paragraphs(segments) {
       open.end = segment.end ?? open.end;
       open.language ??= segment.language;
     } else {
-      const { key, source, speaker, language, start } = segment;
+      const { key, source, diarized, speaker, language, target, start } = segment;
       const silence = start !== null && end !== null && start - end >= SILENCE ? start - end : 0;
-      const length = firm(segment).length;
-      found.push({ key, source, speaker, language, start, end: segment.end, silence, length, segments: [segment] });
+      const about = { key, source, diarized, speaker, language, target, start, end: segment.end, silence };
+      found.push({ ...about, length: firm(segment).length, segments: [segment] });
     }
     end = Math.max(end ?? 0, segment.end ?? 0);
   }
@@ -116,7 +137,7 @@ export function paragraphs(segments) {
 
 function belongs(segment, paragraph) {
   const gap = segment.start === null ? 0 : segment.start - paragraph.end;
-  const other = segment.source !== paragraph.source || segment.speaker !== paragraph.speaker;
+  const other = ["source", "diarized", "speaker", "target"].some((name) => segment[name] !== paragraph[name]);
   const foreign = segment.language && paragraph.language && segment.language !== paragraph.language;
   return !other && !foreign && gap < PARAGRAPH_GAP && (paragraph.length < PARAGRAPH_LENGTH || segment.start === null);
 }

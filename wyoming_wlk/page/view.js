@@ -3,6 +3,7 @@
 import { firm, paragraphs } from "./transcript.js";
 import { stamp, voice } from "./formats.js";
 
+const COLOURS = 8; // of speakers
 const SPOKEN_KEPT = 20; // pieces that a screen reader can go back to
 const NEAR_END = 120; // pixels: whoever is nearer to the end follows it
 
@@ -10,7 +11,8 @@ export class TranscriptView {
   #list;
   #log;
   #shown = new Map(); // key -> {element, text}
-  #unsaid = "";
+  #unsaid = { text: unspoken(), translation: unspoken() };
+  #heard = null; // the speaker read out last
   #scheduled = false;
 
   /** `list` shows paragraphs, `log` is read out; `sources` maps ids to {name, colour}. */
@@ -31,12 +33,33 @@ export class TranscriptView {
     });
   }
 
-  /** Text that has become firm is read out a sentence at a time: single words would be noise. */
-  announce(text, complete) {
-    this.#unsaid += text;
-    if (!this.#unsaid.trim() || !(complete || /[.?!。？！]$/.test(this.#unsaid))) return;
-    this.#log.append(make("p", "", this.#unsaid.trim()));
-    this.#unsaid = "";
+  /**
+   * Text that has become firm is read out a sentence at a time: single words would be noise. `said` is what the
+   * transcript told of it, `complete` whether its last sentence is over without a mark, too.
+   */
+  announce(said, complete) {
+    for (const { segment, text, translation } of said) {
+      this.#collect(this.#unsaid.text, text, this.#speaker(segment), segment.language);
+      this.#collect(this.#unsaid.translation, translation, this.#speaker(segment), segment.target);
+    }
+    if (complete) for (const unsaid of Object.values(this.#unsaid)) this.#read(unsaid);
+  }
+
+  #collect(unsaid, text, speaker, language) {
+    if (!text) return;
+    if (unsaid.speaker !== speaker) this.#read(unsaid);
+    unsaid.text += text;
+    Object.assign(unsaid, { speaker, language });
+    if (/[.?!。？！]$/.test(unsaid.text)) this.#read(unsaid);
+  }
+
+  #read(unsaid) {
+    const { text, speaker, language } = unsaid;
+    unsaid.text = "";
+    if (!text.trim()) return;
+    const name = speaker !== null && speaker !== this.#heard ? `${speaker}: ` : "";
+    this.#heard = speaker;
+    this.#log.append(make("p", "", name + text.trim(), language));
     while (this.#log.children.length > SPOKEN_KEPT) this.#log.firstChild.remove();
   }
 
@@ -68,7 +91,9 @@ export class TranscriptView {
     const known = this.#shown.get(paragraph.key);
     if (known?.text === text) return known.element;
     const element = known?.element ?? document.createElement("li");
-    element.dataset.colour = this.sources.get(paragraph.source)?.colour ?? 0;
+    const colour = this.sources.get(paragraph.source)?.colour ?? 0;
+    element.dataset.colour = colour;
+    if (paragraph.diarized) element.dataset.speaker = speakerColour(paragraph.speaker, colour);
     element.replaceChildren(...this.#parts(paragraph, several, foreign));
     this.#shown.set(paragraph.key, { element, text });
     return element;
@@ -80,33 +105,59 @@ export class TranscriptView {
     parts.push(make("time", "", paragraph.start === null ? "" : stamp(paragraph.start, "").replace(/^00:/, "")));
     const body = make("div", "said");
     const about = [];
-    if (several || paragraph.speaker !== null) {
-      const names = { [paragraph.source]: this.sources.get(paragraph.source)?.name ?? paragraph.source };
-      about.push(make("span", "voice", voice(paragraph, names)));
-    }
+    if (several || paragraph.diarized) about.push(make("span", "voice", this.#voice(paragraph)));
     if (foreign) about.push(make("span", "language", languageName(paragraph.language)));
     if (about.length) {
       body.append(make("div", "about"));
       body.lastChild.append(...about);
     }
-    body.append(sentences(paragraph.segments));
-    const translation = paragraph.segments.map((one) => `${one.translation}${one.preview}`.trim()).join(" ").trim();
-    if (translation) body.append(make("p", "translation", translation));
+    body.append(sentences(paragraph));
+    const translation = translations(paragraph);
+    if (translation.hasChildNodes()) body.append(translation);
     return [...parts, body];
+  }
+
+  #voice(one) {
+    const names = { [one.source]: this.sources.get(one.source)?.name ?? one.source };
+    return voice(one, names, this.sources.size > 1);
+  }
+
+  /** Who is read out, null where speakers are not told apart. */
+  #speaker(segment) {
+    return segment.diarized ? this.#voice(segment) : null;
   }
 }
 
-function sentences(segments) {
-  const line = make("p", "");
+/** From 1; 0 is for nobody known. The speakers of two sources begin at different ones. */
+function speakerColour(speaker, source) {
+  return speaker === null ? 0 : ((speaker - 1 + (source * COLOURS) / 2) % COLOURS) + 1;
+}
+
+function sentences({ segments, language }) {
+  const line = make("p", "", "", language);
   for (const segment of segments) {
-    const text = firm(segment);
-    if (text) line.append(make("span", "firm", line.hasChildNodes() ? ` ${text}` : text));
-    if (segment.tentative.trim()) {
-      const tentative = line.hasChildNodes() ? segment.tentative : segment.tentative.trimStart();
-      line.append(make("span", "tentative", tentative));
-    }
+    append(line, "firm", ` ${firm(segment)}`);
+    append(line, "waiting", segment.waiting).title = "It is not known yet who says this";
+    append(line, "tentative", segment.tentative);
   }
   return line;
+}
+
+function translations({ segments, target }) {
+  const line = make("p", "translation", "", target);
+  line.dir = "auto";
+  for (const segment of segments) {
+    append(line, "firm", segment.translation);
+    append(line, "tentative", segment.preview);
+  }
+  return line;
+}
+
+/** Text behind what is in the line already. */
+function append(line, kind, text) {
+  const piece = make("span", kind, line.hasChildNodes() ? text : text.trimStart());
+  if (text.trim()) line.append(piece);
+  return piece;
 }
 
 /** A language's name in the language of the browser. */
@@ -123,9 +174,15 @@ export function duration(seconds) {
   return whole < 60 ? `${whole} s` : `${Math.floor(whole / 60)} min ${whole % 60} s`;
 }
 
-export function make(tag, className, text = "") {
+function unspoken() {
+  return { text: "", speaker: null, language: null };
+}
+
+/** `language`: of the text, where it may be another one than the page's. */
+export function make(tag, className, text = "", language = null) {
   const element = document.createElement(tag);
   if (className) element.className = className;
+  if (language) element.lang = language;
   element.textContent = text;
   return element;
 }
