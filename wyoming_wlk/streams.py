@@ -46,11 +46,12 @@ class Entry:
 @dataclass(frozen=True)
 class Volatile:
     """What is replaced by every update: words that are certain but have no speaker yet, words that may still change,
-    which stand behind them, and a translation of the last words before them that may still change."""
+    which stand behind them, and a translation that may still change of words of `translated_segment`."""
 
     waiting: tuple[Word, ...] = ()
     tentative: tuple[Word, ...] = ()
     translating: str = ""
+    translated_segment: int = 0
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ class Stream:
             if event.committed:
                 self._append(segment, TextUpdate(event.committed, (), (), event.speaker))
         elif isinstance(event, TranslationUpdate):
-            self._volatile = replace(self._volatile, translating=event.tentative)
+            self._volatile = replace(self._volatile, translating=event.tentative, translated_segment=event.segment)
             self._changed.set()
             if event.stable or event.complete:
                 self._append(event.segment, replace(event, tentative=""))

@@ -27,8 +27,6 @@ class ContextSocket(Dialect):
 
     _client_id = ""
     _identity: Identity | None = None
-    _translating = 1
-    """The segment that is being translated, which may be behind the words; 0 where it is not known yet."""
 
     async def start(self) -> Iterable[Json]:
         query, services = self.request.query, self.door.services
@@ -50,7 +48,6 @@ class ContextSocket(Dialect):
         if resumed:
             await stream.settle()
             self.after = number(query, "resume_from", stream.delivered, 0, _MAX_SEQ)
-            self._translating = 0 if self.after else 1
         if not self._updates:
             return ()
         session = {
@@ -128,7 +125,6 @@ class ContextSocket(Dialect):
                 segment["translation"] += "".join(part.text for part in event.stable)
                 if event.complete:
                     segment["translated"] = True
-                    self._translating = event.segment + 1
             elif isinstance(event, StageNotice):
                 yield {"type": "notice", "stage": event.stage, "text": event.text, "failed": event.failed}
             elif isinstance(event, SpeechStarted | SpeechStopped):
@@ -139,7 +135,7 @@ class ContextSocket(Dialect):
             "diarization": joined(update.volatile.waiting),
         }
         if update.volatile.translating:
-            number = self._translating or update.segment
+            number = update.volatile.translated_segment
             segment = segments.setdefault(number, _segment(number))
             segment["buffer"]["translation"] = update.volatile.translating
         for found in segments.values():
