@@ -214,6 +214,20 @@ async def test_a_diarizer_that_fails() -> None:
     assert len(work.of(StageNotice)) == 1 and work.out[-1] == Finished("", None)
 
 
+async def test_a_failure_repeats_nothing() -> None:
+    """Of a segment whose beginning has a speaker, only the rest follows, without one."""
+    library = ScriptedStages(Config(), ScriptedDiarizer(fails_at=4.0))
+    async with through(library, diarization="online") as work:
+        await work.say("one two three four five six seven eight nine ten")
+        await work.hear(3.9)
+        await until(lambda: work.committed)
+        await work.hear(1.0)
+        await until(lambda: work.of(StageNotice))
+        await work.take(SegmentEnded(words("one two three four five six seven eight nine ten")))
+        await work.finish()
+    assert work.spoken == [(1, "one two three four"), (None, "five six seven eight nine ten")]
+
+
 async def test_a_diarizer_that_falls_behind() -> None:
     """It gives up with a notice, rather than fill the memory; nobody waits for it."""
     diarizer = ScriptedDiarizer()

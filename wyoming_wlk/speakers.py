@@ -84,6 +84,10 @@ class Attribution:
         self._turns.extend(turns)
         self._horizon = horizon
 
+    def give_up(self) -> None:
+        """Nobody will tell more: of whom the words are from now on is not known."""
+        self._turns, self._horizon, self._nearest = [], math.inf, None
+
     def settle(self) -> list[Line]:
         """The words whose speaker is now known for good, in order."""
         found: list[Line] = []

@@ -67,16 +67,14 @@ class SpeakerStage(ClientStage):
             self._changed.set()
 
     async def take(self, event: Event) -> None:
-        if self._over:
-            await self._emit(event)
-        elif isinstance(event, TextUpdate):
+        if isinstance(event, TextUpdate):
             self._tentative = event.tentative
             self._attribution.say(event.committed)
             await self._tell(self._lines())
         elif isinstance(event, SegmentEnded):
             self._attribution.pause(event.words, event.kept)
             await self._tell(self._lines())
-        elif isinstance(event, Flushed | Finished):
+        elif isinstance(event, Flushed | Finished) and not self._over:
             self._held.append(event)
             self._flushing = True
             self._changed.set()
@@ -90,7 +88,7 @@ class SpeakerStage(ClientStage):
             await self._begin()
         await self._wait(lambda: self._flushing or self._samples >= _PORTION_SECONDS * SAMPLE_RATE)
         if not self._patient and self._samples > _BEHIND_SECONDS * SAMPLE_RATE:
-            raise BehindError("it is too far behind")
+            raise BehindError("diarization is too far behind")
         stopping, portion = self._stopping, self._portion()
         last = not self._audio and (self._flushing or stopping)
         settled = await self._worker.step(Heard(self._state, portion, last))
@@ -127,7 +125,7 @@ class SpeakerStage(ClientStage):
         return portion
 
     def _fail(self, notice: StageNotice) -> Sequence[Event]:
-        self._attribution.hear([], math.inf)
+        self._attribution.give_up()
         self._audio, self._samples = [], 0
         return [notice, *self._lines(), *self._release()]
 

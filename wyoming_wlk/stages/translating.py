@@ -78,7 +78,7 @@ class _Translating(ClientStage):
     async def _work(self) -> Sequence[Event]:
         await self._wait(lambda: bool(self._waiting) and self._ready(self._waiting[0]))
         if len(self._waiting) > _BEHIND_SEGMENTS and not self._patient:
-            raise BehindError("it is too far behind")
+            raise BehindError("translation is too far behind")
         if not self._waiting:
             self._over = True
             return []
@@ -86,7 +86,7 @@ class _Translating(ClientStage):
 
     def _fail(self, notice: StageNotice) -> Sequence[Event]:
         self._waiting.clear()
-        return [notice]
+        return [TranslationUpdate(self._numbers.current, (), ""), notice]
 
     @abstractmethod
     def _ready(self, text: _Text) -> bool:
