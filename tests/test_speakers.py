@@ -176,6 +176,20 @@ def test_words_of_the_next_segment() -> None:
     assert new(attribution) == [(1, "one two"), (1, ""), (1, "three four")]
 
 
+def test_words_of_the_next_segment_that_have_a_speaker() -> None:
+    """They are not told again when that segment ends."""
+    attribution = Attribution()
+    attribution.say(words("one two. three four five"))
+    attribution.hear(turns((0, 20, 1)), 20)
+    found = attribution.settle()
+    attribution.pause(words("one two."), 3)
+    found += attribution.settle()
+    attribution.say(words("six", start=5))
+    attribution.pause(words("three four five six.", start=2), 0)
+    found += attribution.settle()
+    assert lines(found) == [(1, "one two. three four five"), (1, "six.")]
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(["a", "b.", "c", "d?"]), st.floats(0.05, 0.9), st.booleans()), max_size=30),
     st.lists(st.tuples(st.floats(0.05, 3), st.floats(0.05, 3), st.integers(1, 3)), max_size=10),

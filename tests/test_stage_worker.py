@@ -77,6 +77,36 @@ async def test_work_that_fails(worker: Doubling) -> None:
     assert await worker.step(1) == 2
 
 
+@pytest.mark.parametrize("kind", [StopIteration, SystemExit, KeyboardInterrupt])
+async def test_a_panic(worker: Doubling, kind: type[BaseException]) -> None:
+    """What is no ordinary error ends the work it comes from, not the worker, and nobody waits for ever."""
+
+    def panic(_: Doubler) -> None:
+        raise kind
+
+    with pytest.raises(RuntimeError, match=kind.__name__):
+        await worker.call(panic)
+    assert await worker.step(1) == 2
+
+
+async def test_work_aside(worker: Doubling) -> None:
+    """A download does not hold up the model."""
+    there = threading.Event()
+    fetching = asyncio.create_task(worker.aside(lambda: there.wait(10)))
+    await asyncio.sleep(0)
+    assert await worker.step(1) == 2
+    there.set()
+    assert await fetching
+
+
+async def test_a_closed_worker() -> None:
+    """Whoever comes too late is told, and does not wait."""
+    worker = Worker("doubling", Doubler, Doubler.step)
+    worker.close()
+    with pytest.raises(RuntimeError, match="no more work"):
+        await worker.step(1)
+
+
 async def test_a_model_that_cannot_be_loaded() -> None:
     """Who asks hears why, and the next to ask tries again."""
     there = False

@@ -228,6 +228,18 @@ async def test_a_failure_repeats_nothing() -> None:
     assert work.spoken == [(1, "one two three four"), (None, "five six seven eight nine ten")]
 
 
+async def test_what_has_failed_is_not_parked() -> None:
+    """The client's next utterance begins anew, instead of failing again."""
+    library = ScriptedStages(Config(), ScriptedDiarizer(fails_at=1.0))
+    async with through(library, diarization="online") as work:
+        await work.hear(2.0)
+        await until(lambda: work.of(StageNotice))
+        await work.finish()
+        parked = {"diarization online": b"of an earlier utterance"}
+        work.stages[0].park(parked)
+    assert parked == {}
+
+
 async def test_a_diarizer_that_falls_behind() -> None:
     """It gives up with a notice, rather than fill the memory; nobody waits for it."""
     diarizer = ScriptedDiarizer()
@@ -353,6 +365,17 @@ async def test_translations_follow_the_words(library: ScriptedStages) -> None:
     complete = [event.segment for event in work.of(TranslationUpdate) if event.complete]
     assert complete == [1, 2]
     assert library.translator.begun == [("en", "pt-Latn")]
+
+
+async def test_a_segment_of_words_told_before(library: ScriptedStages) -> None:
+    """One that was cut off leaves words to the next; if nothing follows, that one still has a number of its own."""
+    async with through(library, target_language="pt") as work:
+        await work.say("One two. Three")
+        await work.take(SegmentEnded(words("One two."), kept=1))
+        await work.take(SegmentEnded(words("Three", 1.0)))
+        await work.finish()
+    assert translated(work) == {1: " ONE TWO. THREE", 2: ""}
+    assert [event.segment for event in work.of(TranslationUpdate) if event.complete] == [1, 2]
 
 
 async def test_nothing_is_translated_into_its_own_language(library: ScriptedStages) -> None:

@@ -6,7 +6,7 @@ from wyoming_wlk.events import Event, Finished, SegmentEnded, TextUpdate
 
 
 class SegmentNumbers:
-    """Counts, from 1, the segments that have committed words."""
+    """Counts, from 1, the segments that have words."""
 
     def __init__(self) -> None:
         self.open = False
@@ -17,6 +17,8 @@ class SegmentNumbers:
         if isinstance(event, TextUpdate) and event.committed and not self.open:
             self._number, self.open = self._number + 1, True
         elif isinstance(event, SegmentEnded | Finished):
+            if isinstance(event, SegmentEnded) and not self.open:  # all its words were committed before the last end
+                self._number += 1
             self.open = False
         return self._number
 

@@ -73,11 +73,15 @@ class Attribution:
     def pause(self, words: Sequence[Word], kept: int) -> None:
         """A segment has ended, whose words at full quality are `words`; the last `kept` committed ones belong to the
         next. Those that have no speaker yet are replaced by words of full quality."""
-        stretch = self._stretches[-1]
-        following = stretch.waiting[-kept:] if kept else []
-        stretch.waiting = list(unsaid(stretch.told, words))
+        stretch, following = self._stretches[-1], _Stretch()
         stretch.closed = True
-        self._stretches.append(_Stretch(following))
+        self._stretches.append(following)
+        if (known := kept - len(stretch.waiting)) > 0:  # so many of the next segment's words have their speaker already
+            following.waiting, following.told = stretch.waiting, stretch.told[-known:]
+            stretch.waiting = []
+            return
+        following.waiting = stretch.waiting[-kept:] if kept else []
+        stretch.waiting = list(unsaid(stretch.told, words))
 
     def hear(self, turns: Sequence[SpeakerTurn], horizon: float) -> None:
         """Who spoke up to `horizon`, in seconds; infinite where nobody will tell more."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator
@@ -23,7 +24,7 @@ from wyoming_wlk.audio.pcm import SAMPLE_RATE
 from wyoming_wlk.engine.context import ClientOptions, DecoderContext
 from wyoming_wlk.engine.request import Word
 from wyoming_wlk.errors import RequestError
-from wyoming_wlk.events import Event, Flushed, SpeakersHeard, TextUpdate, TranslationUpdate
+from wyoming_wlk.events import Event, Flushed, SpeakersHeard, StageNotice, TextUpdate, TranslationUpdate
 from wyoming_wlk.segments import SegmentNumbers
 from wyoming_wlk.services import Pace, Services
 from wyoming_wlk.session import Session
@@ -253,6 +254,8 @@ class Stream:
         elif isinstance(event, SpeakersHeard):
             self._horizon = event.horizon
         else:
+            if isinstance(event, StageNotice) and event.failed and event.stage == "diarization":
+                self._horizon = math.inf  # nothing is waited for any more
             self._append(segment, event)
 
     def _append(self, segment: int, event: Event) -> None:

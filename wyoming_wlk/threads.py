@@ -20,8 +20,11 @@ class DaemonThread(Executor):
         self._name = name
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._closed = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        if self._closed:
+            raise RuntimeError(f"{self._name} takes no more work")
         future: Future[T] = Future()
 
         def work() -> None:
@@ -44,6 +47,7 @@ class DaemonThread(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """The thread ends after the work that it has; `cancel_futures` is of no use here, its work is short or lost."""
+        self._closed = True
         self._work.put(None)
         if wait and self._thread is not None:
             self._thread.join()

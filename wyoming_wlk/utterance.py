@@ -332,6 +332,8 @@ class Utterance:
             self._close_segment(final)
             return
         mine, theirs = ([pair for pair in common if _ends_sentence(final.words[pair[1]])] or common)[-1]
+        if final.language:
+            self.context.language = final.language
         after = final.words[theirs + 1].start if theirs + 1 < len(final.words) else final.words[theirs].end
         self._shorten(final.words[: theirs + 1], open_words[mine + 1 :], after)
 

@@ -54,6 +54,8 @@ class Deepgram(Dialect):
         self._digest = hashlib.sha256()
         self._open: list[Spoken] = []
         """Committed words that no final result has had."""
+        self._waiting = False
+        """Whether there are words that have no speaker yet."""
         self._interim_text = ""
         self._settled = 0.0
         """Where the last final result ended, in seconds."""
@@ -114,7 +116,10 @@ class Deepgram(Dialect):
         """Whether nothing was said since the last final word for as long as the client wants to be told of."""
         if not self._utterance_end or self._last_word is None or self._speaking or self._open:
             return False
-        looked_at = self.stream.received / self._rate - self.stream.lag - _UTTERANCE_MARGIN
+        if self._waiting:
+            return False
+        lag = max(self.stream.lag, self.stream.speaker_lag)
+        looked_at = self.stream.received / self._rate - lag - _UTTERANCE_MARGIN
         all_told = self.stream.delivered == self.stream.seq
         return all_told and looked_at >= self._last_word + self._utterance_end
 
@@ -144,6 +149,7 @@ class Deepgram(Dialect):
                     yield self._final((), True)
                 finalized = False
         volatile = update.volatile
+        self._waiting = bool(volatile.waiting)
         words = [*self._open, *((word, None) for word in (*volatile.waiting, *volatile.tentative))]
         if self._interim and words and (text := self._text(words)) != self._interim_text:
             self._interim_text = text

@@ -61,7 +61,7 @@ class SpeakerStage(ClientStage):
 
     async def hear(self, audio: np.ndarray) -> None:
         await self._wait_for_room(lambda: self._samples > _BEHIND_SECONDS / 2 * SAMPLE_RATE)
-        if not self._over:
+        if not self._over and self._samples <= _BEHIND_SECONDS * SAMPLE_RATE:  # beyond that it gives up
             self._audio.append(audio)
             self._samples += len(audio)
             self._changed.set()
@@ -79,7 +79,7 @@ class SpeakerStage(ClientStage):
             self._flushing = True
             self._changed.set()
         else:
-            await self._emit(event)
+            await self._tell([event])
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
@@ -126,11 +126,12 @@ class SpeakerStage(ClientStage):
 
     def _fail(self, notice: StageNotice) -> Sequence[Event]:
         self._attribution.give_up()
-        self._audio, self._samples = [], 0
+        self._audio, self._samples, self._state = [], 0, None
         return [notice, *self._lines(), *self._release()]
 
     def park(self, parked: dict[str, bytes]) -> None:
-        """So that speakers keep their numbers."""
+        """So that speakers keep their numbers; a diarization that has failed begins anew."""
+        parked.pop(self._worker.name, None)
         if self._state is not None:
             parked[self._worker.name] = self._state.to_bytes()
 

@@ -65,7 +65,7 @@ class _Translating(ClientStage):
             return
         if isinstance(event, TextUpdate) and event.committed:
             self._last(segment).words.extend(event.committed)
-        elif isinstance(event, SegmentEnded | Finished) and was_open:
+        elif isinstance(event, SegmentEnded) or (isinstance(event, Finished) and was_open):
             self._last(segment).ended = True
         self._changed.set()
         await self._wait_for_room(lambda: len(self._waiting) > _BEHIND_SEGMENTS / 2)
@@ -123,7 +123,7 @@ class TextTranslation(_Translating):
             self._state = None
             if language_tag(source) != language_tag(self._target):
                 translator = await self._worker.call(lambda translator: translator)
-                self._state = await asyncio.to_thread(translator.begin, source, self._target)
+                self._state = await self._worker.aside(lambda: translator.begin(source, self._target))
             self._source = source
         if self._state is None:  # it is said in the language that is wanted
             return TranslationUpdate(text.segment, (), "", text.ended)
@@ -151,6 +151,7 @@ class WhisperTranslation(_Translating):
         """Where the audio that is kept begins and ends, in samples."""
 
     async def hear(self, audio: np.ndarray) -> None:
+        await self._wait_for_room(self._would_forget)
         if self._over:
             return
         self._audio.append(audio)
@@ -158,17 +159,31 @@ class WhisperTranslation(_Translating):
         while self._end - self._begin > _HEARD_SECONDS * SAMPLE_RATE:
             self._begin += len(self._audio.popleft())
 
+    def _would_forget(self) -> bool:
+        """Whether a segment waits whose audio is among the oldest."""
+        waiting = self._waiting[0] if self._waiting else None
+        if waiting is None or not waiting.ended or not waiting.words:
+            return False
+        return self._end / SAMPLE_RATE - waiting.words[0].start > _HEARD_SECONDS - 2 * _MARGIN_SECONDS - 1
+
     def _ready(self, text: _Text) -> bool:
         return text.ended
 
     async def _translate(self, text: _Text) -> TranslationUpdate:
         source = self._language()
-        audio = self._between(text.words[0].start - _MARGIN_SECONDS, text.words[-1].end + _MARGIN_SECONDS)
-        if source == "en" or not len(audio):
+        if source == "en" or not text.words:
             return TranslationUpdate(text.segment, (), "", True)
+        start, end = max(0.0, text.words[0].start - _MARGIN_SECONDS), text.words[-1].end + _MARGIN_SECONDS
+        if start * SAMPLE_RATE < self._begin:
+            raise BehindError("translation is too far behind")
+        audio = self._between(start, end)
         options = replace(self._options, language=source or "auto")
         request = StepRequest(DecoderContext(options, audio), StepKind.FINAL, time.monotonic(), self._client)
-        found = await self._engine.step(request)
+        try:
+            found = await self._engine.step(request)
+        except asyncio.CancelledError:
+            request.cancelled = True
+            raise
         said = "".join(word.text for word in found.words)
         return TranslationUpdate(
             text.segment, (Translation(text.words[0].start, text.words[-1].end, said),), "", complete=True

@@ -39,7 +39,7 @@ class Worker(Generic[Model, Item, Result]):
         """`step` returns a result or an error for each item; what it raises is the error of all."""
         self.name = name
         self._load, self._step = load, step
-        self._thread = DaemonThread(name)
+        self._thread, self._aside = DaemonThread(name), DaemonThread(f"{name}, aside")
         self._model: Model | None = None
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._working: asyncio.Task[None] | None = None
@@ -47,6 +47,10 @@ class Worker(Generic[Model, Item, Result]):
     async def call(self, work: Callable[[Model], T]) -> T:
         """Something else than a step that is to be done on the thread. Raises what it, or the loading, raises."""
         return await self._on_thread(lambda: work(self._loaded()))
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Work that may take minutes, as a download: on a thread beside the model's, one after the other."""
+        return await asyncio.get_running_loop().run_in_executor(self._aside, work)
 
     async def step(self, item: Item) -> Result:
         """The result for one item. Raises what the work on it, or the loading, raises."""
@@ -59,12 +63,15 @@ class Worker(Generic[Model, Item, Result]):
     def close(self) -> None:
         """No more work; a running one is not waited for."""
         self._thread.shutdown(wait=False)
+        self._aside.shutdown(wait=False)
 
     async def _work(self) -> None:
         try:
             while batch := self._waiting[:_MAX_BATCH]:
                 del self._waiting[: len(batch)]
                 batch = [(item, future) for item, future in batch if not future.done()]
+                if not batch:
+                    continue
                 outcomes = await self._outcomes([item for item, _ in batch])
                 for (_, future), outcome in zip(batch, outcomes, strict=True):
                     if future.done():
@@ -98,10 +105,21 @@ class Worker(Generic[Model, Item, Result]):
         return self._model
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        def guarded() -> T:
+            try:
+                return work()
+            except Exception as err:
+                if isinstance(err, StopIteration):  # no future takes it
+                    raise RuntimeError("StopIteration") from err
+                raise
+            except BaseException as err:  # the panic of a library, which would end more than this work
+                raise RuntimeError(f"{type(err).__name__}: {err}") from err
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, guarded)
 
 
 def _give_way() -> None:
     """Words come first: this thread runs where they leave it the time. On Linux, where threads have priorities."""
     with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS)
