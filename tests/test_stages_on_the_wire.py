@@ -12,7 +12,7 @@ import aiohttp
 import numpy as np
 import pytest
 from conftest import Clip
-from scripted import ScriptedDiarizer, ScriptedStages
+from scripted import ScriptedDiarizer, ScriptedStages, until
 from serving import Server, all_messages, answer, say, serving, transcript
 from websockets.asyncio.client import connect
 from wyoming.asr import Transcribe
@@ -72,7 +72,7 @@ async def talk(address: str, samples: np.ndarray, pace: float = 0.0) -> list[Jso
 
 
 async def test_lines_have_speakers_and_translations(server: Server, clips: dict[str, Clip]) -> None:
-    """Each line has one speaker and, once, its translation; silence is -2; certain words wait in their buffer."""
+    """Each line has one speaker and, once, its translation; silence is -2; nothing is left in the buffers."""
     address = url(server, "/asr", diarization="true", target_language="pt")
     found = await talk(address, np.concatenate([speech(clips), np.zeros(6 * 16000, np.float32)]), pace=0.01)
     last = [message for message in found if "lines" in message][-1]
@@ -82,9 +82,34 @@ async def test_lines_have_speakers_and_translations(server: Server, clips: dict[
     plain = await talk(url(server, "/asr"), speech(clips))
     said = " ".join(line["text"] for line in plain[-2]["lines"])
     assert " ".join(line["text"] for line in spoken).lower().replace(".", "") == said.lower().replace(".", "")
-    waiting = [message["buffer_diarization"] for message in found if message.get("buffer_diarization")]
-    assert waiting and not last["buffer_diarization"] and not last["buffer_translation"]
-    assert any(message["remaining_time_diarization"] > 0 for message in found if "lines" in message)
+    assert not last["buffer_diarization"] and not last["buffer_translation"]
+
+
+async def test_words_wait_for_their_speaker(engine: Engine, vad: SileroVad, clips: dict[str, Clip]) -> None:
+    """What is said is shown in a buffer of its own until the diarizer has come so far, then in a line."""
+    diarizer = ScriptedDiarizer()
+    diarizer.gate.clear()
+    samples = clips[CLIP].samples
+    async with staged(engine, vad, diarizer) as server, connect(url(server, "/asr", diarization="true")) as socket:
+        found: list[Json] = []
+
+        async def receive() -> None:
+            async for message in socket:
+                found.append(json.loads(message))
+
+        receiving = asyncio.create_task(receive())
+        for start in range(0, len(samples), 3200):
+            await socket.send(pcm(samples[start : start + 3200]))
+            await asyncio.sleep(0.02)
+        await until(lambda: found and found[-1].get("buffer_diarization"))
+        assert found[-1]["remaining_time_diarization"] > 0 and not any(line["text"] for line in found[-1]["lines"])
+        waiting = found[-1]["buffer_diarization"]
+        diarizer.gate.set()
+        await socket.send(b"")
+        await receiving
+    last = [message for message in found if "lines" in message][-1]
+    assert not last["buffer_diarization"] and {line["speaker"] for line in last["lines"]} == {1, 2}
+    assert " ".join(line["text"] for line in last["lines"]).startswith(waiting.strip()[:8])
 
 
 async def test_differences_lead_to_the_same(server: Server, clips: dict[str, Clip]) -> None:
