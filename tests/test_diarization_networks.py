@@ -21,11 +21,13 @@ from wyoming_wlk.stages.diarization.install import install_networks
 from wyoming_wlk.stages.diarization.networks import (
     FRAME,
     FRAME_START,
+    POWERSET,
     WINDOW,
     WINDOW_FRAMES,
     EmbeddingNetwork,
     SegmentationNetwork,
 )
+from wyoming_wlk.stages.diarization.pieces import most_likely
 from wyoming_wlk.stages.diarization.weights import read_state_dict
 
 RATE = 16000
@@ -153,8 +155,10 @@ def test_other_segmentation(tmp_path: Path, shape: tuple[int | str, ...], hop: i
     audio = np.zeros(WINDOW * FRAME, np.float32)
     start, end = 2 * RATE, 5 * RATE
     audio[start:end] = 0.4  # the class of speakers 0 and 1 at once
-    (activity,) = network.run([audio])
-    assert activity.shape == (WINDOW_FRAMES, 3) and not activity[:, 2].any()
+    (window,) = network.run([audio])
+    assert window.shape == (WINDOW_FRAMES, len(POWERSET)) and window.sum(axis=1) == pytest.approx(1)
+    activity = most_likely(window)
+    assert not activity[:, 2].any()
     assert (activity[:, 0] != activity[:, 1]).sum() <= 2  # a frame of both silence and speech
     frames = np.flatnonzero(activity.any(axis=1))
     assert abs(frames[0] * FRAME + FRAME_START - start) <= hop + FRAME

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 
 import numpy as np
 
@@ -59,33 +58,14 @@ def inherit_labels(
     return found, next_label
 
 
-def assign(scores: np.ndarray, allowed: np.ndarray) -> list[int]:
-    """The best one-to-one assignment of a few rows to columns [rows, columns]; -1 for a row that gets none.
-
-    Exact: a row never needs more than as many choices as there are rows.
-    """
-    count = len(scores)
-    choices = [
-        [int(column) for column in np.argsort(-row, kind="stable")[:count] if may[column]] + [-1]
-        for row, may in zip(np.where(allowed, scores, -np.inf), allowed, strict=True)
-    ]
-    best: tuple[float, list[int]] = (-np.inf, [-1] * count)
-    for choice in product(*choices):
-        taken = [column for column in choice if column >= 0]
-        if len(set(taken)) == len(taken):
-            total = sum(float(scores[row, column]) for row, column in enumerate(choice) if column >= 0)
-            if total > best[0]:
-                best = total, list(choice)
-    return best[1]
-
-
 def fill_gaps(active: np.ndarray, longest: int) -> np.ndarray:
     """Closes silences of fewer than `longest` frames in [frames, speakers] for those who speak before and after."""
     filled = active.copy()
     spoken = np.flatnonzero(active.any(axis=1))
-    for before, after in zip(spoken[:-1], spoken[1:], strict=True):
-        if 1 < after - before <= longest:
-            filled[before + 1 : after] = active[before] & active[after]
+    lengths = np.diff(spoken)
+    for gap in np.flatnonzero((lengths > 1) & (lengths <= longest)):
+        before, after = spoken[gap], spoken[gap + 1]
+        filled[before + 1 : after] = active[before] & active[after]
     return filled
 
 

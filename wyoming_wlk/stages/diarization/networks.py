@@ -26,7 +26,7 @@ WINDOW = 420
 WINDOW_FRAMES = 417
 """Frames that the segmentation makes of a window; the last few have no full context."""
 
-POWERSET = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]], bool)
+POWERSET = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]], np.float32)
 """Which local speakers a class of the segmentation means."""
 
 
@@ -51,8 +51,14 @@ class SegmentationNetwork:
         self._places = np.clip(np.rint((middles - first) / step).astype(int), 0, frames - 1)
 
     def run(self, windows: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Windows of WINDOW * FRAME samples -> the local speakers' activity in each, [WINDOW_FRAMES, 3] bool."""
-        return [POWERSET[self._scores(window).argmax(axis=-1)[self._places]] for window in windows]
+        """Windows of WINDOW * FRAME samples -> float32 probabilities of the classes in each, [WINDOW_FRAMES, 7]."""
+        return [self._probabilities(window) for window in windows]
+
+    def _probabilities(self, window: np.ndarray) -> np.ndarray:
+        scores = self._scores(window)[self._places]
+        likely: np.ndarray = np.exp(scores - scores.max(axis=1, keepdims=True))
+        likely /= likely.sum(axis=1, keepdims=True)
+        return likely
 
     def _scores(self, audio: np.ndarray) -> np.ndarray:
         scores = self._network.run(audio[None] if self._network.rank == 2 else audio[None, None])

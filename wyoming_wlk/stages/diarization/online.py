@@ -6,36 +6,41 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from wyoming_wlk.errors import RequestError
-from wyoming_wlk.stages.diarization.clustering import fill_gaps, runs
 from wyoming_wlk.stages.diarization.networks import (
     FRAME,
     FRAME_START,
-    LOCAL_SPEAKERS,
+    POWERSET,
     WINDOW,
     WINDOW_FRAMES,
     EmbeddingNetwork,
     SegmentationNetwork,
 )
-from wyoming_wlk.stages.diarization.pieces import SECOND, new_pieces, piece_features
+from wyoming_wlk.stages.diarization.pending import Pending
+from wyoming_wlk.stages.diarization.pieces import SECOND, most_likely, new_pieces, piece_features
 from wyoming_wlk.stages.diarization.state import HOP, DiarizationState
-from wyoming_wlk.stages.diarization.voices import Votes, forget, update_voices
+from wyoming_wlk.stages.diarization.turns import Votes, identify, tell
+from wyoming_wlk.stages.diarization.voices import forget, update_voices
 from wyoming_wlk.stages.diarizer import DiarizationOptions, Diarizer, Heard, Settled, SpeakerTurn, joined
 
-SAMPLE_RATE = 16000
 LEAST_LATENCY = 0.6
 """Seconds: the windows are half a second apart, and a window says little about its last frames."""
 MOST_LATENCY = 30.0
 """Seconds: memory and time grow with it, and what a piece is worth is known after some seconds."""
-_GAP = round(0.75 * SECOND)
-"""A shorter pause does not end a turn."""
 _SILENCE = 1e-4
 """Peak below which nothing can be heard: what the networks make of it would be chance."""
+_NOBODY = np.eye(len(POWERSET), dtype=np.float32)[np.zeros(WINDOW_FRAMES, int)]
 
 
 def load_online(segmentation: Path, embedding: Path) -> OnlineDiarizer:
-    """With the networks of two ONNX files. Raises `ModelError` for those that cannot be used."""
+    """With the networks of two ONNX files. Raises `ModelError` for those that cannot be used.
+
+    From then on numpy multiplies matrices on one thread, in the whole process: the clustering's are small, and further
+    threads would but wait for them, each taking a core.
+    """
+    ThreadpoolController().select(prefix="libscipy_openblas").limit(limits=1)
     return OnlineDiarizer(SegmentationNetwork(segmentation), EmbeddingNetwork(embedding))
 
 
@@ -75,16 +80,16 @@ class OnlineDiarizer(Diarizer[DiarizationState]):
             turns = self._settle_all(state)
         else:
             turns = self._settle_windows(state, state.end)
-        return Settled(joined(turns), _seconds(state, state.horizon), state.crowded)
+        return Settled(joined(turns), state.seconds(state.horizon), state.crowded)
 
     def _settle_windows(self, state: DiarizationState, end: int) -> list[SpeakerTurn]:
         """What the windows tell for which there is enough audio, up to the sample `end`."""
         turns: list[SpeakerTurn] = []
         while len(state.audio) >= (WINDOW + HOP) * FRAME:
-            votes = self._hear(state)
+            self._hear(state)
             due = (state.heard + HOP - round(state.options.latency * SECOND)) * FRAME + FRAME_START
             if (until := min(due, end)) > state.horizon:
-                turns += _tell(state, votes, until)
+                turns += tell(state, _votes(state), until)
         return turns
 
     def _settle_all(self, state: DiarizationState) -> list[SpeakerTurn]:
@@ -93,32 +98,36 @@ class OnlineDiarizer(Diarizer[DiarizationState]):
         silence = -end % (HOP * FRAME)
         state.audio = np.concatenate([state.audio, np.zeros(silence, np.float32)])
         turns = self._settle_windows(state, end)
-        turns += _tell(state, update_voices(state, final=True), end)
+        turns += tell(state, _votes(state, final=True), end)
         state.horizon, state.padding = end + silence, state.padding + silence
         return turns
 
-    def _hear(self, state: DiarizationState) -> Votes:
+    def _hear(self, state: DiarizationState) -> None:
         """One window further."""
         state.audio = state.audio[HOP * FRAME :]
         state.heard += HOP
-        window = state.audio[: WINDOW * FRAME]
-        activity = np.zeros((WINDOW_FRAMES, LOCAL_SPEAKERS), bool)
-        if np.abs(window).max() >= _SILENCE:
-            (activity,) = self._segmentation.run([window])
-        _add_window(state, activity)
-        masks = new_pieces(activity, _known_frames(state))
-        embeddings = self._embedding.run([piece_features(window, mask) for mask in masks])
+        audio = state.audio[: WINDOW * FRAME]
+        window = _NOBODY
+        if np.abs(audio).max() >= _SILENCE:
+            (window,) = self._segmentation.run([audio])
+        _add_window(state, window)
+        masks = new_pieces(most_likely(window), _known_frames(state))
+        embeddings = self._embedding.run([piece_features(audio, mask) for mask in masks])
         for mask, embedding in zip(masks, embeddings, strict=True):
             _add_piece(state, mask, embedding)
         forget(state)
-        return update_voices(state)
 
 
-def _add_window(state: DiarizationState, activity: np.ndarray) -> None:
+def _votes(state: DiarizationState, final: bool = False) -> Votes:
+    pending = Pending(state)
+    return identify(state, pending, update_voices(state, pending, final))
+
+
+def _add_window(state: DiarizationState, window: np.ndarray) -> None:
     """Keeps the windows that reach over what was told."""
     reach = state.heard - WINDOW + WINDOW_FRAMES - state.told
     others = max(0, -(-reach // HOP) - 1)
-    state.windows = np.concatenate([state.windows[max(0, len(state.windows) - others) :], activity[None]])
+    state.windows = np.concatenate([state.windows[max(0, len(state.windows) - others) :], window[None]])
 
 
 def _known_frames(state: DiarizationState) -> np.ndarray:
@@ -138,36 +147,3 @@ def _add_piece(state: DiarizationState, mask: np.ndarray, embedding: np.ndarray)
     state.purities = np.append(state.purities, 1.0)
     state.labels = np.append(state.labels, -1)
     state.links = np.pad(state.links, ((0, 1), (0, 1)))
-
-
-def _tell(state: DiarizationState, votes: Votes, until: int) -> list[SpeakerTurn]:
-    """The turns from the horizon to a sample, which is the horizon from now on."""
-    first, past = state.told, -((FRAME_START - until) // FRAME)
-    active = fill_gaps(_loudest(votes), _GAP)[first - votes.base : past - votes.base]
-    found = []
-    for column in np.flatnonzero(active.any(axis=0)):
-        voice = votes.voices[column]
-        if voice not in state.speakers:
-            state.speakers.append(voice)
-        speaker = state.speakers.index(voice) + 1
-        for start, end in runs(active[:, column]):
-            begin, stop = (FRAME * (first + frame) + FRAME_START for frame in (start, end))
-            if (begin := max(begin, state.horizon)) < (stop := min(stop, until)):
-                found.append(SpeakerTurn(_seconds(state, begin), _seconds(state, stop), speaker))
-    state.horizon = until
-    return found
-
-
-def _loudest(votes: Votes) -> np.ndarray:
-    """[frames, voices]: in each frame as many voices as speak at once, those that most windows hear."""
-    active = np.zeros(votes.votes.shape, bool)
-    order = np.argsort(-votes.votes, axis=1, kind="stable")
-    for place in range(min(2, len(votes.voices))):
-        rows = np.flatnonzero(votes.speaking > place)
-        active[rows, order[rows, place]] = True
-    return active & (votes.votes > 0)
-
-
-def _seconds(state: DiarizationState, sample: int) -> float:
-    """A sample at or after the horizon, on the client's clock."""
-    return (sample - state.padding) / SAMPLE_RATE

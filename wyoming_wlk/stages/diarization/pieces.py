@@ -7,14 +7,14 @@ import numpy as np
 from wyoming_wlk.stages.diarization.features import FRAME as FEATURE_FRAME
 from wyoming_wlk.stages.diarization.features import HOP as FEATURE_HOP
 from wyoming_wlk.stages.diarization.features import filter_bank
-from wyoming_wlk.stages.diarization.networks import FRAME, FRAME_START
+from wyoming_wlk.stages.diarization.networks import FRAME, FRAME_START, POWERSET
 from wyoming_wlk.stages.diarization.state import HOP
 
 SECOND = 16000 / FRAME
 """Frames in a second."""
 
-LONGEST = round(1.5 * SECOND)
-"""Embeddings hardly get better from here on, but dearer."""
+LONGEST = round(SECOND)
+"""Longer ones say more of a voice, but less of who speaks when."""
 SHORTEST = round(0.3 * SECOND)
 """Shorter ones are mistaken for another voice too often."""
 FARTHEST = round(2.5 * SECOND)
@@ -23,6 +23,12 @@ PAUSE = round(0.25 * SECOND)
 """A piece does not reach back over a longer pause: before it, the local speaker may have been somebody else."""
 FRESH = round(0.1 * SECOND)
 """Of the newest half second a voice must fill this much to be embedded again."""
+
+
+def most_likely(window: np.ndarray) -> np.ndarray:
+    """Who speaks by the segmentation's likeliest class, [frames, classes] -> [frames, speakers] bool."""
+    active: np.ndarray = POWERSET[window.argmax(axis=1)] > 0
+    return active
 
 
 def alone(activity: np.ndarray) -> np.ndarray:

@@ -10,15 +10,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from wyoming_wlk.stages.diarization.networks import FRAME, FRAME_START, LOCAL_SPEAKERS, WINDOW, WINDOW_FRAMES
+from wyoming_wlk.stages.diarization.networks import FRAME, FRAME_START, POWERSET, WINDOW, WINDOW_FRAMES
 from wyoming_wlk.stages.diarizer import DiarizationOptions
 
+SAMPLE_RATE = 16000
 HOP = 30
 """Frames between the windows: half a second."""
 
 _ARRAYS: dict[str, tuple[type[np.generic], tuple[int | str, ...]]] = {
     "audio": (np.float32, ("samples",)),
-    "windows": (np.bool_, ("windows", WINDOW_FRAMES, LOCAL_SPEAKERS)),
+    "windows": (np.float32, ("windows", WINDOW_FRAMES, len(POWERSET))),
     "embeddings": (np.float32, ("pieces", "dimensions")),
     "masks": (np.bool_, ("pieces", WINDOW_FRAMES)),
     "ends": (np.int64, ("pieces",)),
@@ -55,8 +56,8 @@ class DiarizationState:
     """Sample up to which the client knows who spoke."""
     padding: int = 0
     """Samples of silence that were heard beside the client's own, at its pauses."""
-    windows: np.ndarray = field(default_factory=lambda: np.zeros((0, WINDOW_FRAMES, LOCAL_SPEAKERS), bool))
-    """The local speakers' activity in the last windows, HOP frames apart, as far as they reach over `horizon`."""
+    windows: np.ndarray = field(default_factory=lambda: np.zeros((0, WINDOW_FRAMES, len(POWERSET)), np.float32))
+    """The segmentation's probabilities in the last windows, HOP frames apart, as far as they reach over `horizon`."""
     masks: np.ndarray = field(default_factory=lambda: np.zeros((0, WINDOW_FRAMES), bool))
     """Which frames of its window a piece is made of."""
     ends: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -89,6 +90,30 @@ class DiarizationState:
     def told(self) -> int:
         """The first frame of which the client does not know all."""
         return (self.horizon - FRAME_START) // FRAME
+
+    @property
+    def lost(self) -> list[int]:
+        """The voices that the client has heard of and that turned out to be others."""
+        alive = {*self.labels.tolist(), *self.voices.tolist()}
+        return [voice for voice in self.speakers if voice not in alive]
+
+    @property
+    def room(self) -> int:
+        """How many more voices the client may hear of."""
+        return self.options.max_speakers - len(self.speakers) + len(self.lost)
+
+    def number(self, voice: int) -> int:
+        """The client's number of a voice, from now on if it has none; where there are no more, that of a lost one."""
+        if voice not in self.speakers:
+            if len(self.speakers) < self.options.max_speakers:
+                self.speakers.append(voice)
+            else:
+                self.speakers[self.speakers.index(self.lost[0])] = voice
+        return self.speakers.index(voice) + 1
+
+    def seconds(self, sample: int) -> float:
+        """A sample at or after the horizon, on the client's clock."""
+        return (sample - self.padding) / SAMPLE_RATE
 
     def to_bytes(self) -> bytes:
         """The state as a safetensors file."""
