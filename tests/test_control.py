@@ -59,9 +59,13 @@ async def test_metrics(engine: Engine, vad: SileroVad, clips: dict[str, Clip]) -
     assert found["wlk_model_loaded"].value == 1
     assert found["wlk_resident_memory_bytes"].value > 50e6
     assert found["wlk_audio_seconds_total"].value == pytest.approx(len(clips[CLIP].samples) / 16000, abs=0.1)
-    for name in ("wlk_step_seconds", "wlk_queue_seconds", "wlk_batch_size", "wlk_word_delay_seconds"):
-        assert found[name].labels["quantile"] == "0.95" and found[name].value >= 0
+    for name in ("step_seconds", "queue_seconds", "batch_size", "word_delay_seconds", "step_interval_seconds"):
+        sample = found[f"wlk_{name}"]
+        assert sample.labels["quantile"] == "0.95" and sample.value >= 0
     assert found["wlk_real_time_factor"].value > 0
+    encoder, decoder = found["wlk_encoder_seconds_total"].value, found["wlk_decoder_seconds_total"].value
+    assert min(encoder, decoder) > 0
+    assert encoder + decoder > found["wlk_busy_seconds_total"].value - 0.001  # a pass under way counts in part
 
 
 async def test_language_and_model_change_at_run_time(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wyoming_wlk.engine.engine import Engine, StepDropped
-from wyoming_wlk.engine.request import StepRequest, StepResult
+from wyoming_wlk.engine.request import StepKind, StepRequest, StepResult
 from wyoming_wlk.engine.statistics import SessionStatistics
 from wyoming_wlk.events import Event, TextUpdate
 from wyoming_wlk.stages.client import ClientStage, Emit
@@ -93,6 +93,8 @@ class Session:
         """Audio in order; None stands where a flush was asked for."""
         self._inbox_samples = 0
         self._stopping = self._ended = False
+        self._stepped: float | None = None
+        """When the last partial result came, where no final came since."""
         self._arrived, self._taken = asyncio.Event(), asyncio.Event()
 
     async def feed(self, audio: np.ndarray) -> None:
@@ -151,7 +153,7 @@ class Session:
                 if step is not None and step.done():
                     finished, step, request = step, None, None
                     try:
-                        self._utterance.apply(finished.result())
+                        self._apply(finished.result())
                     except StepDropped:
                         self._utterance.dropped()
                 if hungry and arrival is not None and arrival.done():
@@ -174,6 +176,13 @@ class Session:
                 if waiting is not None:
                     waiting.cancel()
             await asyncio.gather(*stages, return_exceptions=True)
+
+    def _apply(self, result: StepResult) -> None:
+        now, partial = time.monotonic(), result.kind is StepKind.PARTIAL
+        if partial and self._stepped is not None:
+            self._statistics.step_interval.add(now - self._stepped)
+        self._stepped = now if partial else None
+        self._utterance.apply(result)
 
     def _note_delay(self, event: Event) -> None:
         if not isinstance(event, TextUpdate):

@@ -75,7 +75,7 @@ class Engine:
         self._inbox: queue.SimpleQueue[tuple[StepRequest, _Reply] | None] = queue.SimpleQueue()
         self._replies: dict[Row, _Reply] = {}
         self._arrivals = 0
-        self.statistics = EngineStatistics()
+        self.statistics = EngineStatistics(encoder=runner.encoding)
         self._thread = threading.current_thread()
         self._ending = threading.Lock()
         self._ended: Exception | None = None
@@ -238,7 +238,7 @@ class Engine:
     def _turn(self) -> None:
         """One pass: rows change places, newcomers start, everybody on the device gets one token more."""
         plan = self._scheduler.plan()
-        began = time.monotonic()
+        began, encoded = time.monotonic(), self.statistics.encoder.total
         for row in plan.start:
             self.statistics.queue.add(began - row.arrival)
         for row in plan.park:
@@ -253,7 +253,9 @@ class Engine:
             self._guarded(self._runner.advance, advancing)
         self._settle()
         self.statistics.batch.add(len(set(plan.start) | set(advancing)))
-        self.statistics.busy.add(time.monotonic() - began)
+        busy = time.monotonic() - began
+        self.statistics.busy.add(busy)
+        self.statistics.decoder.add(busy - (self.statistics.encoder.total - encoded))
 
     def _guarded(self, run: Callable[[Sequence[Row]], None], rows: Sequence[Row]) -> None:
         try:

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import gc
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from wyoming_wlk.engine.context import DecoderContext
 from wyoming_wlk.engine.hypothesis import Beam, Row, repeated_tail, was_spoken
 from wyoming_wlk.engine.mel import HOP, SAMPLE_RATE, MelFrontend, MelWindow, normalize
 from wyoming_wlk.engine.model import DecoderInput, DecoderOutput, Precision, Whisper
+from wyoming_wlk.engine.statistics import Recent
 from wyoming_wlk.engine.tokenizer import Tokenizer
 
 PADDING_SECONDS = 0.7
@@ -52,6 +54,8 @@ class Runner:
 
     def __init__(self, model: Whisper, tokenizer: Tokenizer, slots: int) -> None:
         self.tokenizer = tokenizer
+        self.encoding = Recent()
+        """Seconds of each batch in the encoder."""
         self._model = model
         self._cache: KVCache = model.new_cache(slots)
         self._free = list(range(slots - 1, -1, -1))
@@ -114,7 +118,9 @@ class Runner:
     @torch.inference_mode()
     def start(self, rows: Sequence[Row]) -> None:
         """Encodes the rows' windows and runs their first pass. Each takes `width` slots."""
+        began = time.monotonic()
         encoded = self._model.encode([self._window_mel(row) for row in rows])
+        self.encoding.add(time.monotonic() - began)
         for row, cross in zip(rows, encoded, strict=True):
             row.slots, row.turn_tokens = [self._free.pop() for _ in range(row.width)], 0
             row.beams, row.finished = [Beam(row.slots[0])], []

@@ -40,6 +40,10 @@ class EngineStatistics:
     """Rows in a pass."""
     busy: Recent = field(default_factory=Recent)
     """Length of a pass."""
+    encoder: Recent = field(default_factory=Recent)
+    """Time in the encoder, log-mel included."""
+    decoder: Recent = field(default_factory=Recent)
+    """The rest of a pass: the decoder, and what is made of its output."""
 
 
 @dataclass
@@ -50,3 +54,5 @@ class SessionStatistics:
     """Audio that came in."""
     word_delay: Recent = field(default_factory=Recent)
     """From when a word ended, as it arrived, to when it was committed."""
+    step_interval: Recent = field(default_factory=Recent)
+    """From one partial result of a client to its next, without a final between them."""

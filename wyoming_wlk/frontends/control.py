@@ -115,6 +115,7 @@ class _Figures(Collector):
         yield _gauge("wlk_resident_memory_bytes", "Resident memory of the process", _resident_bytes())
         yield _quantiles("wlk_queue_seconds", "Wait of a step for its first pass", engine.queue)
         yield _quantiles("wlk_step_seconds", "Time from a step's request to its result", engine.step)
+        yield _quantiles("wlk_step_interval_seconds", "Time between partials of a client", sessions.step_interval)
         yield _quantiles("wlk_batch_size", "Rows in a pass of the model", engine.batch)
         yield _quantiles("wlk_word_delay_seconds", "Time from a word's end to its commitment", sessions.word_delay)
         heard, busy = sum(sessions.audio.values()), sum(engine.busy.values())
@@ -123,6 +124,8 @@ class _Figures(Collector):
         )
         yield _counter("wlk_audio_seconds", "Audio that came in", sessions.audio.total)
         yield _counter("wlk_busy_seconds", "Time the model worked", engine.busy.total)
+        yield _counter("wlk_encoder_seconds", "Time the encoder worked", engine.encoder.total)
+        yield _counter("wlk_decoder_seconds", "Time the decoder worked", engine.decoder.total)
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
