@@ -14,7 +14,6 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from benchmarks import virtual
@@ -98,7 +97,9 @@ def ours(options: Sequence[str], clients: Sequence[int], job: Job) -> list[Load]
 
 def live_kit(peers: Peers, clients: Sequence[int], job: Job) -> list[Load]:
     with Server(peers.live_kit()) as server:
-        return asyncio.run(sweep(server.launch.name, [(asr_door(server.launch.uri), True)], clients, of_server(server), job))
+        return asyncio.run(
+            sweep(server.launch.name, [(asr_door(server.launch.uri), True)], clients, of_server(server), job)
+        )
 
 
 def in_virtual_time(options: Sequence[str], clients: Sequence[int], job: Job) -> list[Load]:

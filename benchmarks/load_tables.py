@@ -18,7 +18,17 @@ _WORDS = ["", "clients", "committed p50 [s]", "p95", "p99", "shown p50 [s]", "p9
 _WORDS += ["final p50 [s]", "p95", "words counted"]
 _ERRORS = ["", "clients", "WER of chunks", "to offline", "WER of transcripts", "to offline", "failed", "unanswered"]
 _ERRORS += ["lost audio [s]"]
-_SERVER = ["", "clients", "step interval p50 [s]", "p95", "rows in a pass p50", "p95", "model busy", "encoder", "decoder"]
+_SERVER = [
+    "",
+    "clients",
+    "step interval p50 [s]",
+    "p95",
+    "rows in a pass p50",
+    "p95",
+    "model busy",
+    "encoder",
+    "decoder",
+]
 _SERVER += ["cores", "peak RSS [MB]", "clients' cores", "others' cores", "pacing late p99 [ms]"]
 
 
@@ -30,7 +40,7 @@ def print_loads(loads: Sequence[Load], offline: Texts, behaviour: str) -> None:
 
 def _words_row(load: Load) -> list[str]:
     committed = [delay.committed for delay in load.delays]
-    shown = [delay.shown for delay in load.delays]
+    shown = [delay.shown for delay in load.delays if delay.shown is not None]
     first = [delay.committed for delay in load.first_words]
     final = [take.final for take in load.finished if take.final is not None]
     row = [load.name, str(load.clients), *(percentile(committed, percent) for percent in (50, 95, 99))]
@@ -70,7 +80,9 @@ def plots(loads: Sequence[Load], offline_errors: float) -> dict[str, str]:
     for name in dict.fromkeys(load.name for load in loads):
         mine = [load for load in loads if load.name == name and load.delays]
         for percent in (50, 95):
-            points = [(load.clients, float(np.percentile([d.committed for d in load.delays], percent))) for load in mine]
+            points = [
+                (load.clients, float(np.percentile([d.committed for d in load.delays], percent))) for load in mine
+            ]
             delays.append(Line(f"{name} p{percent}", name, points))
         errors.append(Line(name, name, [(load.clients, 100 * load.errors_of_chunks({})[0]) for load in mine]))
     if not np.isnan(offline_errors):

@@ -54,11 +54,14 @@ class Told:
 
 @dataclass(frozen=True)
 class Delay:
-    """Of one word: when it ended, and how long after that it was committed and first shown, settled or not."""
+    """Of one word: when it ended, and how long after that it was committed and first shown, settled or not.
+
+    `shown` is None where nothing unsettled is ever shown.
+    """
 
     end: float
     committed: float
-    shown: float
+    shown: float | None
 
 
 # --- matching ---------------------------------------------------------------------------------------------------------
@@ -94,11 +97,12 @@ def delays(said: Sequence[SaidWord], told: Sequence[Told]) -> list[Delay]:
         return []
     final = normalize(told[-1].committed).split()
     committed = first_times(final, [(message.time, message.committed) for message in told])
-    shown = first_times(final, [(message.time, message.committed + message.tentative) for message in told])
+    texts = [(message.time, message.committed + message.tentative) for message in told]
+    shown = first_times(final, texts) if any(message.tentative.strip() for message in told) else None
     found = []
     for place, other in matches([word.text for word in said], final):
         if (end := said[place].end) is not None:
-            found.append(Delay(end, committed[other] - end, shown[other] - end))
+            found.append(Delay(end, committed[other] - end, shown[other] - end if shown is not None else None))
     return found
 
 
