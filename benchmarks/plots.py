@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-_WIDTH, _HEIGHT = 640, 360
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 170, 40, 50
+_WIDTH, _HEIGHT = 720, 360
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 240, 50, 50
 _COLOURS = ("#3b82f6", "#f97316", "#22a06b", "#a855f7")
 """Of the lines' groups; strong enough on white and on black."""
 
@@ -49,11 +49,12 @@ class Plot:
     def _parts(self) -> Iterator[str]:
         points = [point for line in self.lines for point in line.points]
         xs, ys = sorted({x for x, _ in points}), [y for _, y in points]
-        ticks = _powers(min(ys), max(ys)) if self.logarithmic else _steps(max(ys))
+        high = max(ys) or 1.0
+        ticks = _powers(min(ys), high) if self.logarithmic else _steps(high)
         right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
         yield _text(_LEFT, 20, self.title, "title")
         yield _text((_LEFT + right) / 2, _HEIGHT - 10, self.x, anchor="middle")
-        yield _text(_LEFT, _TOP - 6, self.y, anchor="middle")
+        yield _text(_LEFT, _TOP - 12, self.y, anchor="end")
         for tick in ticks:
             y = self._y(tick, ticks)
             yield f'<line class="grid" x1="{_LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>'
@@ -63,11 +64,12 @@ class Plot:
         groups = list(dict.fromkeys(line.group for line in self.lines))
         for number, line in enumerate(self.lines):
             first = next(other for other in self.lines if other.group == line.group)
-            style = f'stroke="{_COLOURS[groups.index(line.group) % len(_COLOURS)]}" stroke-width="2" fill="none"'
+            colour = _COLOURS[groups.index(line.group) % len(_COLOURS)]
+            style = f'stroke="{colour}" stroke-width="2" fill="none"'
             style += "" if line is first else ' stroke-dasharray="5 4"'
             places = [(_x(x, xs), self._y(y, ticks)) for x, y in line.points]
             yield f'<polyline {style} points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>'
-            yield from (f'<circle {style} cx="{x:.1f}" cy="{y:.1f}" r="2"/>' for x, y in places)
+            yield from (f'<circle fill="{colour}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in places)
             level = _TOP + 20 * number
             yield f'<line {style} x1="{right + 12}" y1="{level}" x2="{right + 36}" y2="{level}"/>'
             yield _text(right + 42, level + 4, line.name)
@@ -87,7 +89,7 @@ def _x(value: float, values: Sequence[float]) -> float:
 def _powers(low: float, high: float) -> list[float]:
     """1, 2, 5, 10, 20 ... that hold all values between them; what is not positive is drawn at the lowest."""
     low = max(low, high / 1000)
-    series = [digit * 10.0**power for power in range(-4, 7) for digit in (1, 2, 5)]
+    series = [digit * 10.0**power for power in range(-9, 9) for digit in (1, 2, 5)]
     first = max(place for place, tick in enumerate(series) if tick <= low)
     last = min(place for place, tick in enumerate(series) if tick >= high)
     return series[first : max(last, first + 1) + 1]
