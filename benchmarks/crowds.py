@@ -82,7 +82,7 @@ class Load:
         return (self.after.metrics.get(metric, nothing) - self.before.metrics.get(metric, nothing)) / self.seconds
 
     def errors_of_chunks(self, offline: Mapping[Path, str]) -> tuple[float, float]:
-        """The word error rate of joined committed text, and how many times that of the same clips offline it is."""
+        """The word error rate of joined committed text, and that of the same clips offline, NaN where it is unknown."""
         return _errors(self.finished, [take.committed for take in self.finished], offline)
 
     def errors_of_transcripts(self, offline: Mapping[Path, str]) -> tuple[float, float]:
@@ -98,11 +98,8 @@ def is_unanswered(take: Take) -> bool:
 
 def _errors(takes: Sequence[Take], heard: Sequence[str], offline: Mapping[Path, str]) -> tuple[float, float]:
     said = [take.text for take in takes]
-    rate = word_error_rate(said, heard)
-    if not offline:
-        return rate, float("nan")
-    whole = [" ".join(offline[clip.path] for clip in take.clips) for take in takes]
-    return rate, rate / (word_error_rate(said, whole) or float("nan"))
+    whole = [" ".join(offline[clip.path] for clip in take.clips) for take in takes] if offline else []
+    return word_error_rate(said, heard), word_error_rate(said, whole) if offline else float("nan")
 
 
 async def crowd(

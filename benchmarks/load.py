@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import random
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,7 @@ from wyoming_wlk.models import ModelStore
 CLIENTS = (1, 2, 4, 8, 16, 24)
 PEER_CLIENTS = (1, 2)
 _SETTLE_SECONDS = 4.0
+_SEED = 0
 _MIX = (MONOLOGUE, MONOLOGUE, COMMANDS, COMMANDS, PAUSES, PAUSES, MONOLOGUE, LEAVES, MONOLOGUE)
 """Habits of clients in turn. An odd number, so that each comes through every door."""
 
@@ -132,13 +134,15 @@ def main() -> None:
     arguments = _parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # takes the server down with it
     kinds = ("short", "command") if arguments.mix else ("short",)
-    clips = {kind: load_clips(arguments.audio, kind, "en", arguments.limit) for kind in kinds}
+    shuffle = random.Random(_SEED).sample  # neighbours are of one speaker, and clients say few clips
+    found = {kind: load_clips(arguments.audio, kind, "en", arguments.limit) for kind in kinds}
+    clips = {kind: shuffle(some, len(some)) for kind, some in found.items()}
     if not all(clips.values()):
         raise SystemExit(f"{arguments.audio}: no English clips of the kinds {' and '.join(kinds)}")
     print_machine()
     sounds = {
-        kind: [Sound.of(clip, words) for clip, words in zip(found, said_words(found, arguments.peers), strict=True)]
-        for kind, found in clips.items()
+        kind: [Sound.of(clip, words) for clip, words in zip(some, said_words(some, arguments.peers), strict=True)]
+        for kind, some in clips.items()
     }
     job = Job(sounds, arguments.mix, arguments.seconds)
     measure = in_virtual_time if arguments.virtual else ours
@@ -153,7 +157,7 @@ def main() -> None:
     print_loads(loads, whole.texts, "mixed behaviour" if arguments.mix else "speaking without pause")
     if arguments.plot is not None:
         arguments.plot.mkdir(parents=True, exist_ok=True)
-        for name, svg in plots(loads, whole.errors).items():
+        for name, svg in plots(loads, whole.texts).items():
             (arguments.plot / name).write_text(svg, "utf-8")
 
 

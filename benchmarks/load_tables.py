@@ -51,8 +51,8 @@ def _words_row(load: Load) -> list[str]:
 
 def _errors_row(load: Load, offline: Texts) -> list[str]:
     row = [load.name, str(load.clients)]
-    for rate, ratio in (load.errors_of_chunks(offline), load.errors_of_transcripts(offline)):
-        row += [percentage(rate), _number(ratio)]
+    for rate, whole in (load.errors_of_chunks(offline), load.errors_of_transcripts(offline)):
+        row += [percentage(rate), _number(rate / whole if whole else float("nan"))]
     return [*row, str(load.failed), str(load.unanswered), _number(abs(load.lost_audio))]
 
 
@@ -74,21 +74,21 @@ def _number(value: float) -> str:
     return "–" if np.isnan(value) else f"{value:.2f}"
 
 
-def plots(loads: Sequence[Load], offline_errors: float) -> dict[str, str]:
-    """SVGs by the names of their files."""
-    delays, errors = [], []
-    for name in dict.fromkeys(load.name for load in loads):
+def plots(loads: Sequence[Load], offline: Texts) -> dict[str, str]:
+    """SVGs by the names of their files. The errors offline are those in the clips that the first server heard."""
+    delays, errors, names = [], [], list(dict.fromkeys(load.name for load in loads))
+    for name in names:
         mine = [load for load in loads if load.name == name and load.delays]
         for percent in (50, 95):
-            points = [
-                (load.clients, float(np.percentile([d.committed for d in load.delays], percent))) for load in mine
-            ]
-            delays.append(Line(f"{name} p{percent}", name, points))
+            values = [float(np.percentile([delay.committed for delay in load.delays], percent)) for load in mine]
+            delays.append(
+                Line(f"{name} p{percent}", name, [(load.clients, v) for load, v in zip(mine, values, strict=True)])
+            )
         errors.append(Line(name, name, [(load.clients, 100 * load.errors_of_chunks({})[0]) for load in mine]))
-    if not np.isnan(offline_errors):
-        ends = sorted({load.clients for load in loads})
-        offline = "faster-whisper, offline"
-        errors.append(Line(offline, offline, [(count, 100 * offline_errors) for count in (ends[0], ends[-1])]))
+    if offline:
+        rates = [(load.clients, load.errors_of_chunks(offline)[1]) for load in loads if load.name == names[0]]
+        name = "the same clips offline"
+        errors.append(Line(name, name, [(clients, 100 * rate) for clients, rate in rates]))
     clients = "clients that speak at once"
     return {
         "word-delay.svg": Plot("When a word is committed", clients, "seconds", delays, logarithmic=True).svg(),

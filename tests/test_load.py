@@ -131,8 +131,8 @@ def test_what_counts_and_what_is_lost() -> None:
     assert found.lost_audio == pytest.approx(0.25)
     assert found.share("wlk_busy_seconds_total") == pytest.approx(3.75 / 10 / 2 / 10)
     offline = {Path("1"): "one three"}
-    assert found.errors_of_chunks(offline) == (0.5, 1.0)
-    assert found.errors_of_transcripts(offline) == (pytest.approx(4 / 6), pytest.approx(4 / 3))
+    assert found.errors_of_chunks(offline) == (0.5, 0.5)
+    assert found.errors_of_transcripts(offline) == pytest.approx((4 / 6, 0.5))
 
 
 def test_tables_of_a_server_that_tells_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,7 +173,7 @@ def test_plots_of_loads() -> None:
     """Each server has its lines, as has the offline peer."""
     sound = Sound.of(clip("1", "one"), [SaidWord("one", 0.5)])
     one = load([Take([sound], began=10.0, told=[Told(1.0, "one")])])
-    drawn = plots([one, replace(one, clients=4), replace(one, name="a peer")], 0.125)
+    drawn = plots([one, replace(one, clients=4), replace(one, name="a peer")], {Path("1"): "none"})
     assert drawn.keys() == {"word-delay.svg", "word-error-rate.svg"}
     delays_of, errors_of = (ElementTree.fromstring(svg) for svg in drawn.values())
     assert len(list(delays_of.iter(f"{SVG}polyline"))) == 4
