@@ -14,7 +14,7 @@ from conftest import Clip, start_engine
 from wyoming_wlk.engine.checkpoint import load_checkpoint
 from wyoming_wlk.engine.context import ClientOptions, DecoderContext
 from wyoming_wlk.engine.engine import DecodingSettings, Engine, StepDropped, StepFailed
-from wyoming_wlk.engine.hypothesis import Row
+from wyoming_wlk.engine.hypothesis import Attempt, Row
 from wyoming_wlk.engine.request import StepKind, StepRequest, StepResult
 from wyoming_wlk.engine.runner import DeviceSettings, Runner
 from wyoming_wlk.errors import RequestError
@@ -166,7 +166,7 @@ def test_a_park_in_mid_decode_changes_nothing(tiny_en: InstalledModel, clips: di
 
 def _row(clip: Clip, width: int, sequence: int) -> Row:
     request = StepRequest(context_of(clip.samples), StepKind.FINAL, 0.0, clip.name)
-    return Row(request, width, (0.0,), sequence, language="en")
+    return Row(request, (Attempt(width),), sequence, language="en")
 
 
 def test_a_draft_changes_nothing(tiny_en: InstalledModel, clips: dict[str, Clip]) -> None:

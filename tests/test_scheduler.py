@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wyoming_wlk.engine.context import ClientOptions, DecoderContext
-from wyoming_wlk.engine.hypothesis import Beam, Row, repeated_tail, was_spoken
+from wyoming_wlk.engine.hypothesis import Attempt, Beam, Row, repeated_tail, was_spoken
 from wyoming_wlk.engine.request import StepKind, StepRequest
 from wyoming_wlk.engine.scheduler import Scheduler
 
@@ -14,7 +14,7 @@ PARTIAL, FINAL = StepKind.PARTIAL, StepKind.FINAL
 
 def row(name: str, kind: StepKind = PARTIAL, deadline: float = 0.0, width: int = 1, seconds: float = 1.0) -> Row:
     context = DecoderContext(ClientOptions(), np.zeros(int(seconds * 16000), np.float32))
-    made = Row(StepRequest(context, kind, deadline, name), width, (0.0,), sequence=0)
+    made = Row(StepRequest(context, kind, deadline, name), (Attempt(width),), sequence=0)
     made.beams = [Beam(0)]
     return made
 

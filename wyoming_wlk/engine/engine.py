@@ -19,7 +19,7 @@ from pathlib import Path
 from wyoming_wlk.engine import biasing
 from wyoming_wlk.engine.checkpoint import load_checkpoint
 from wyoming_wlk.engine.context import ClientOptions
-from wyoming_wlk.engine.hypothesis import Row
+from wyoming_wlk.engine.hypothesis import Attempt, Row
 from wyoming_wlk.engine.outcome import Interpreter, Quality
 from wyoming_wlk.engine.policies import Policy
 from wyoming_wlk.engine.policies.alignatt import AlignAtt
@@ -213,15 +213,22 @@ class Engine:
         final, context, options = request.kind is StepKind.FINAL, request.context, request.context.options
         self._arrivals += 1
         language = options.language if options.language != "auto" else context.language
-        beams = max(options.beam_size, biasing.BEAMS) if options.hotwords else options.beam_size
         return Row(
             request,
-            width=min(beams, self._runner.slots) if final else 1,
-            temperatures=self._settings.temperatures if final else (0.0,),
+            attempts=self._attempts(options) if final else (Attempt(),),
             names=self._names.tree(options.hotwords),
             sequence=self._arrivals,
             language=language or ("" if self._runner.tokenizer.multilingual else "en"),
         )
+
+    def _attempts(self, options: ClientOptions) -> list[Attempt]:
+        """How a final is decoded. One beam is enough where the model is sure, and costs little, having a draft; but
+        names are found by more."""
+        beams = max(options.beam_size, biasing.BEAMS) if options.hotwords else options.beam_size
+        search = Attempt(min(beams, self._runner.slots))
+        cold = [search] if options.hotwords or search == Attempt() else [Attempt(), search]
+        warm = [Attempt(temperature=temperature) for temperature in self._settings.temperatures if temperature > 0]
+        return cold + warm if 0.0 in self._settings.temperatures else warm
 
     def _drop_cancelled(self) -> None:
         for row in self._scheduler.everyone():

@@ -52,14 +52,21 @@ class Beam:
         return sum(self.logprobs) / (len(self.tokens) + 1)
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """A way to decode a row: the best of so many beams, or a sample where the temperature is over 0."""
+
+    beams: int = 1
+    temperature: float = 0.0
+
+
 @dataclass(eq=False)
 class Row:
     """The decoding of one request, from its first pass over the prefix to its best hypothesis."""
 
     request: StepRequest
-    width: int
-    """Beams, and so slots, that it may take."""
-    temperatures: Sequence[float]
+    attempts: Sequence[Attempt]
+    """Made one after the other, until the text is good."""
     sequence: int
     """Arrival order, for ties."""
     names: NameTree = NameTree(())
@@ -79,7 +86,7 @@ class Row:
     finished: list[Beam] = field(default_factory=list)
     no_speech: float = 0.0
     attempt: int = 0
-    """Index into `temperatures`."""
+    """Index into `attempts`."""
     turn_tokens: int = 0
     """Passes since it last got onto the device."""
 
@@ -93,12 +100,17 @@ class Row:
         return 2 if not self.final else 0 if self.request.awaited else 1
 
     @property
+    def width(self) -> int:
+        """Slots that it takes: one for each beam of its widest attempt."""
+        return max(attempt.beams for attempt in self.attempts)
+
+    @property
     def temperature(self) -> float:
-        return self.temperatures[self.attempt]
+        return self.attempts[self.attempt].temperature
 
     @property
     def search_width(self) -> int:
-        return 1 if self.temperature > 0 else self.width
+        return self.attempts[self.attempt].beams
 
     @property
     def committed(self) -> list[int]:

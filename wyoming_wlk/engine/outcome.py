@@ -25,8 +25,10 @@ _BACKWARD_FRAMES = 50
 
 @dataclass(frozen=True)
 class Quality:
-    """OpenAI's thresholds for text that is no transcript; log-probabilities are means per token."""
+    """OpenAI's thresholds for text that is no transcript, and from which log-probability on further beams find nothing
+    better; log-probabilities are means per token."""
 
+    sure_logprob: float = -0.25
     min_logprob: float = -1.0
     max_compression_ratio: float = 2.4
     max_no_speech: float = 0.6
@@ -39,11 +41,12 @@ class Interpreter:
         self._tokenizer, self._policies, self._quality = tokenizer, policies, quality
 
     def wants_retry(self, row: Row) -> bool:
-        """Whether a final's text is poor enough to be decoded once more at the next temperature."""
-        if not row.final or row.attempt + 1 >= len(row.temperatures) or self._is_silence(row):
+        """Whether a row's text is poor enough for its next attempt, or unsure enough where that one has more beams."""
+        if row.attempt + 1 >= len(row.attempts) or self._is_silence(row):
             return False
-        beam = row.best
-        return beam.average_logprob < self._quality.min_logprob or self._repeats(beam)
+        beam, quality = row.best, self._quality
+        least = quality.min_logprob if row.attempts[row.attempt + 1].temperature > 0 else quality.sure_logprob
+        return beam.average_logprob < least or self._repeats(beam)
 
     def result(self, row: Row) -> StepResult:
         """The step's result; a partial's commitment is written into the context."""

@@ -161,7 +161,7 @@ class Runner:
             self._extend(row, scores, output.attention.half())
 
     def retry(self, row: Row) -> None:
-        """Decodes a finished row once more at its next temperature; the audio is in its slots still."""
+        """Decodes a finished row once more in its next way; the audio is in its slots still."""
         row.attempt += 1
         row.finished, row.beams = [], [Beam(row.slots[0])]
         self._cache.tokens[row.slots[0]] = len(row.prefix) - 1
@@ -221,7 +221,7 @@ class Runner:
 
         The outcome is the same as without it, so beams, which need every alternative, simply have none.
         """
-        if row.width > 1:
+        if row.search_width > 1:
             return []
         context = row.request.context
         draft = context.committed + context.tentative if row.final else context.tentative
