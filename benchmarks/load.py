@@ -25,7 +25,7 @@ from benchmarks.load_tables import Texts, plots, print_loads
 from benchmarks.observed import Observe, of_server, of_services
 from benchmarks.peers import DEFAULT_FOLDER, Peers
 from benchmarks.report import percentage, print_machine, print_table, progress
-from benchmarks.servers import Server, our_config, our_server
+from benchmarks.servers import MODEL, Server, our_config, our_server
 from benchmarks.talkers import (
     COMMANDS,
     LEAVES,
@@ -76,7 +76,7 @@ class Offline:
 
 
 async def sweep(name: str, ways: Sequence[Way], clients: Sequence[int], observe: Observe, job: Job) -> list[Load]:
-    """One crowd after the other."""
+    """One crowd after the other, as long as the server lives."""
     await ways[0][0](Take(job.sounds["short"][:1]))  # the first time always takes longer
     loads = []
     for count in clients:
@@ -86,11 +86,15 @@ async def sweep(name: str, ways: Sequence[Way], clients: Sequence[int], observe:
             Talker(*ways[number % len(ways)], _MIX[number % len(_MIX)] if job.mix else MONOLOGUE)
             for number in range(count)
         ]
-        loads.append(await crowd(name, talkers, job.sounds, job.seconds, observe))
+        try:
+            loads.append(await crowd(name, talkers, job.sounds, job.seconds, observe))
+        except RuntimeError as err:
+            progress(str(err))
+            break
     return loads
 
 
-def ours(options: Sequence[str], clients: Sequence[int], job: Job) -> list[Load]:
+def at_sockets(options: Sequence[str], clients: Sequence[int], job: Job) -> list[Load]:
     with Server(our_server(options)) as server:
         launch = server.launch
         ways = [(asr_door(f"ws://{launch.http}/asr?audio=pcm&language=en"), True), (wyoming_door(launch.uri), False)]
@@ -98,10 +102,14 @@ def ours(options: Sequence[str], clients: Sequence[int], job: Job) -> list[Load]
 
 
 def live_kit(peers: Peers, clients: Sequence[int], job: Job) -> list[Load]:
-    with Server(peers.live_kit()) as server:
-        return asyncio.run(
-            sweep(server.launch.name, [(asr_door(server.launch.uri), True)], clients, of_server(server), job)
-        )
+    """Nothing where it does not start: ours is worth having all the same."""
+    try:
+        with Server(peers.live_kit()) as server:
+            launch = server.launch
+            return asyncio.run(sweep(launch.name, [(asr_door(launch.uri), True)], clients, of_server(server), job))
+    except RuntimeError as err:
+        progress(str(err))
+        return []
 
 
 def in_virtual_time(options: Sequence[str], clients: Sequence[int], job: Job) -> list[Load]:
@@ -145,17 +153,19 @@ def main() -> None:
         for kind, some in clips.items()
     }
     job = Job(sounds, arguments.mix, arguments.seconds)
-    measure = in_virtual_time if arguments.virtual else ours
+    measure = in_virtual_time if arguments.virtual else at_sockets
     loads = measure(arguments.options, arguments.clients, job)
     whole = Offline({}, float("nan"), float("nan"))
     if not arguments.no_peers:
-        peers = Peers(arguments.peers, ModelStore(our_config(arguments.options).model.data_dir))
-        loads += live_kit(peers, arguments.peer_clients, job)
+        model = our_config(arguments.options).model
+        peers = Peers(arguments.peers, ModelStore(model.data_dir), model.model)
+        if model.model == MODEL:  # the only one that WhisperLiveKit can be given
+            loads += live_kit(peers, arguments.peer_clients, job)
         whole = offline(peers, clips)
         row = [percentage(whole.errors), f"{whole.speed:.1f}"]
         print_table("faster-whisper, whole clips, one beam", ["WER", "seconds of audio per second"], [row])
     print_loads(loads, whole.texts, "mixed behaviour" if arguments.mix else "speaking without pause")
-    if arguments.plot is not None:
+    if arguments.plot is not None and loads:
         arguments.plot.mkdir(parents=True, exist_ok=True)
         for name, svg in plots(loads, whole.texts).items():
             (arguments.plot / name).write_text(svg, "utf-8")

@@ -32,7 +32,7 @@ class Snapshot:
     foreign: float
     """Of all other programs."""
     peak_memory: float
-    """Megabytes."""
+    """Megabytes: of a server since the last look, of this process since its start."""
     metrics: Mapping[str, float]
 
 
@@ -40,12 +40,16 @@ Observe = Callable[[], Awaitable[Snapshot]]
 
 
 def of_server(server: Server) -> Observe:
+    """Raises RuntimeError, with the end of its log, where the server has ended."""
+
     async def observe() -> Snapshot:
         server.check()
         url = f"http://{server.launch.http}/metrics"
         metrics = parse(await asyncio.to_thread(_fetch, url)) if server.launch.http else {}
         own, now = time.process_time(), time.perf_counter()
-        return Snapshot(now, server.cpu_seconds, own, server.foreign_seconds, server.peak_memory_mb, metrics)
+        seen = Snapshot(now, server.cpu_seconds, own, server.foreign_seconds, server.peak_memory_mb, metrics)
+        server.reset_peak()
+        return seen
 
     return observe
 
