@@ -27,7 +27,7 @@ _QUANTILES = (0.5, 0.95)
 def control_routes(door: Door) -> list[web.RouteDef]:
     services = door.services
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(services))
+    registry.register(Figures(services))
 
     async def health(request: web.Request) -> web.Response:
         return web.json_response({"status": "ok", "version": __version__, "ready": services.host.ready})
@@ -98,7 +98,7 @@ async def _body(request: web.Request) -> dict[str, str]:
     return body
 
 
-class _Figures(Collector):
+class Figures(Collector):
     """Reads what the parts of the server count, whenever somebody asks."""
 
     def __init__(self, services: Services) -> None:
