@@ -108,7 +108,7 @@ class ModelConfig:
         "auto", one_of("auto", "int8", "float32", "float16", "bfloat16"),
         "number type of the model: auto, int8 (CPU only), float32, float16 or bfloat16", "TYPE",
     )  # fmt: skip
-    threads: int = option(0, whole(0, 256), "CPU threads of the model; 0 takes all cores but one", "N")
+    threads: int = option(0, whole(0, 256), "CPU threads of the encoder; 0 takes all cores but one", "N")
     slots: int = option(16, whole(1, 4096), "utterances decoded at the same time; more wait their turn", "N")
     unload_after: float | None = option(
         None, off_or(decimal(1)),
