@@ -103,6 +103,12 @@ class Whisper:
     dims: Dimensions
     formats: Formats
 
+    @property
+    def weights(self) -> float:
+        """Bytes."""
+        read = self.encoder(self.dims.n_audio_ctx, 0) + self.cross(0, 0) + self.decoder(0, 0, 0, 0) + self.logits(0)
+        return read.bytes
+
     def encoder(self, frames: float, windows: float = 1.0) -> Cost:
         """Convolutions and layers of so many windows at once."""
         d, mels, layers = self.dims.n_audio_state, self.dims.n_mels, self.dims.n_audio_layer
