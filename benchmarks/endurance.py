@@ -24,7 +24,7 @@ from benchmarks.client import Microphone
 from benchmarks.clips import DEFAULT_AUDIO, SAMPLE_RATE, Clip, load_clips
 from benchmarks.engine import in_process, open_services
 from benchmarks.report import percentile, print_machine, print_table, progress
-from benchmarks.servers import our_config, resident_mb
+from benchmarks.servers import machine_seconds, our_config, resident_mb
 from wyoming_wlk.engine.context import DecoderContext
 from wyoming_wlk.engine.engine import Engine
 from wyoming_wlk.engine.statistics import EngineStatistics, Recent
@@ -68,6 +68,8 @@ class Mark:
     """Seconds from request to result of each step."""
     processor: float
     """Processor seconds of the whole process: engine, voice activity, and the client."""
+    others: float = 0.0
+    """Those of all other programs: where they differ, so do the times."""
     words: int = 0
     state: int = 0
     """Bytes of the diarizer's state."""
@@ -99,11 +101,11 @@ class Watch:
     def __init__(self, services: Services, engine: Engine, state: Callable[[], int] = lambda: 0) -> None:
         """`state`: size of what a diarizer knows."""
         self.marks: list[Mark] = []
-        self.words = 0
         self._services, self._state = services, state
         self._steps = _AllSteps()
         engine.statistics = EngineStatistics(step=self._steps)
-        self._began, self._processor = time.monotonic(), time.process_time()
+        self._began = time.monotonic()
+        self._restart()
 
     async def hear(self, event: Event) -> None:
         """The callback of the sessions. Raises RuntimeError where a stage fails: its figures would mean nothing."""
@@ -124,12 +126,17 @@ class Watch:
                 self._services.contexts,
                 self._steps.take(),
                 processor - self._processor,
+                machine_seconds() - processor - self._others,
                 self.words,
                 self._state(),
             )
         )
         progress(", ".join(f"{name} {value}" for name, value in zip(_HEADER, _row(self.marks[-1:]), strict=False)))
+        self._restart()
+
+    def _restart(self) -> None:
         self.words, self._processor = 0, time.process_time()
+        self._others = machine_seconds() - self._processor
 
 
 def stream(options: Sequence[str], clips: Sequence[Clip], hours: float) -> list[Mark]:
@@ -280,6 +287,7 @@ def _row(marks: Sequence[Mark]) -> list[str]:
         percentile(steps, 50, 3),
         percentile(steps, 95, 3),
         f"{1000 * processor / max(1, len(steps)):.1f}",
+        f"{sum(mark.others for mark in marks) / processor:.2f}",
         *([f"{last.state / 1e6:.2f}"] if last.state else []),
     ]
 

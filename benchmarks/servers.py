@@ -75,9 +75,7 @@ class Server:
     def foreign_seconds(self) -> float:
         """Processor time that went to neither the server nor this program, since the machine started: what grows
         here while something is measured disturbs it."""
-        busy = [int(value) for value in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-        idle = busy[3] + busy[4]
-        return (sum(busy) - idle) / os.sysconf("SC_CLK_TCK") - self.cpu_seconds - time.process_time()
+        return machine_seconds() - self.cpu_seconds - time.process_time()
 
     @property
     def memory_mb(self) -> float:
@@ -121,6 +119,13 @@ class Server:
             self._process.kill()
             self._process.wait()
         self._log.close()
+
+
+def machine_seconds() -> float:
+    """Processor time of all programs together since the machine started."""
+    busy = [int(value) for value in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    idle = busy[3] + busy[4]
+    return (sum(busy) - idle) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mb(process: int | str, of: str = "VmRSS") -> float:
