@@ -6,21 +6,18 @@ python -m benchmarks.cost [--models tiny.en base] [--audio FOLDER] [-- OPTIONS O
 from __future__ import annotations
 
 import argparse
-import asyncio
 import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 
-from benchmarks import virtual
-from benchmarks.client import Microphone
-from benchmarks.clips import DEFAULT_AUDIO, SAMPLE_RATE, Clip, load_clips
-from benchmarks.engine import CONTEXT_TOKENS, ENCODED_SECONDS, fill, in_process, load_model, noise, open_services, timed
+from benchmarks.clips import DEFAULT_AUDIO, load_clips
+from benchmarks.engine import CONTEXT_TOKENS, ENCODED_SECONDS, fill, in_process, load_model, noise, timed
+from benchmarks.listening import Client, listen
 from benchmarks.operations import (
     FRAMES_PER_SECOND,
     H200,
@@ -41,12 +38,8 @@ from benchmarks.operations import (
 from benchmarks.report import print_machine, print_table, progress
 from benchmarks.servers import our_config
 from wyoming_wlk.engine import model as network
-from wyoming_wlk.engine.hypothesis import Row
 from wyoming_wlk.engine.model import DecoderInput
-from wyoming_wlk.engine.runner import Runner
-from wyoming_wlk.events import Event
 from wyoming_wlk.loading import model_threads
-from wyoming_wlk.services import Pace
 
 _WINDOWS = (3, 5, 10, 20, 30)
 _ROWS = (1, 8, 24)
@@ -55,8 +48,8 @@ _PROMPT_TOKENS = 250
 
 _BATCHES = (1, 64)
 _INTERVALS = (0.4, 1.0)
-_PAUSE_SECONDS = 2.0
 _SIDES = (512, 1024, 2048)
+_BESIDE = ["part", "G operations", "MB", "floor [ms]", "measured [ms]", "ratio"]
 MONOLOGUE = Schedule(
     partial=Steps(rate=2.3, seconds=6.0, prefix=210, draft=6, passes=1.6),
     final=Steps(rate=0.2, seconds=7.0, prefix=200, draft=0, passes=24, beams=2),
@@ -147,79 +140,6 @@ def measure_parts(options: Sequence[str]) -> tuple[Device, Whisper, list[Part]]:
     return device, whisper, found
 
 
-# --- a client ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Asked:
-    """What the engine did for one request."""
-
-    final: bool
-    seconds: float
-    prefix: int
-    draft: int
-    beams: int
-    passes: int = 0
-
-
-@dataclass(frozen=True)
-class Client:
-    """What one client's speech was to the engine, and how long the engine was busy with a second of it."""
-
-    schedule: Schedule
-    busy: float
-
-
-def listen(options: Sequence[str], clips: Sequence[Clip]) -> Client:
-    """Clips one after the other through a session, in virtual time."""
-    asked: dict[Row, Asked] = {}
-    speech = sum(len(clip.samples) for clip in clips) / SAMPLE_RATE
-    start, advance = Runner.start, Runner.advance
-
-    def noted_start(runner: Runner, rows: Sequence[Row]) -> None:
-        tentative = [len(row.request.context.tentative) for row in rows]
-        start(runner, rows)
-        for row, draft in zip(rows, tentative, strict=True):
-            asked[row] = Asked(row.final, row.request.seconds, len(row.prefix), draft * (not row.final), row.width)
-
-    def noted_advance(runner: Runner, rows: Sequence[Row]) -> None:
-        advance(runner, rows)
-        for row in rows:
-            asked[row].passes += 1
-
-    async def main(clock: virtual.Clock) -> float:
-        async with open_services(our_config([*options, "--device", "cpu"])) as services:
-            with services.context(None, services.defaults) as context:
-                session = await services.session(context, "cost", _ignore, Pace())
-                running = asyncio.create_task(session.run())
-                for clip in clips:
-                    async for chunk in Microphone(clip, _PAUSE_SECONDS):
-                        await session.feed(chunk)
-                session.stop()
-                await running
-            return (await services.host.borrow()).engine.statistics.busy.total
-
-    with patch.object(Runner, "start", noted_start), patch.object(Runner, "advance", noted_advance):
-        busy = virtual.run(main)
-    kinds = [[one for one in asked.values() if one.final is final] for final in (False, True)]
-    return Client(Schedule(*(_average(kind, speech) for kind in kinds)), busy / speech)
-
-
-async def _ignore(event: Event) -> None:
-    return
-
-
-def _average(asked: Sequence[Asked], speech: float) -> Steps:
-    return Steps(
-        rate=len(asked) / speech,
-        seconds=statistics.mean(one.seconds for one in asked),
-        prefix=statistics.mean(one.prefix for one in asked),
-        draft=statistics.mean(one.draft for one in asked),
-        passes=statistics.mean(one.passes for one in asked),
-        beams=statistics.mean(one.beams for one in asked),
-    )
-
-
 # --- the program ------------------------------------------------------------------------------------------------------
 
 
@@ -228,18 +148,8 @@ def print_parts(name: str, device: Device, found: Sequence[Part]) -> None:
         f"\n{name} on {device.name}; products with weights {device.linear / 1e9:.0f} G operations/s, "
         f"others {device.other / 1e9:.0f}, reads {device.bandwidth / 1e9:.1f} GB/s"
     )
-    rows = [
-        [
-            part.name,
-            f"{part.cost.operations / 1e9:.3f}",
-            f"{part.cost.bytes / 1e6:.1f}",
-            f"{1000 * device.floor(part.cost):.2f}",
-            f"{1000 * part.seconds:.2f}",
-            f"{part.seconds / device.floor(part.cost):.1f}",
-        ]
-        for part in found
-    ]
-    print_table(f"{name}, parts", ["part", "G operations", "MB", "floor [ms]", "measured [ms]", "ratio"], rows)
+    rows = [_beside(part.name, part.cost, device.floor(part.cost), part.seconds) for part in found]
+    print_table(f"{name}, parts", _BESIDE, rows)
 
 
 def print_client(name: str, device: Device, whisper: Whisper, client: Client) -> None:
@@ -249,15 +159,22 @@ def print_client(name: str, device: Device, whisper: Whisper, client: Client) ->
             f"{steps.prefix:.0f} tokens, draft {steps.draft:.1f}, {steps.passes:.1f} passes, {steps.beams:.0f} beams"
         )
     costs = per_second(whisper, client.schedule)
-    rows = [
-        [part, f"{cost.operations / 1e9:.2f}", f"{cost.bytes / 1e6:.0f}", f"{1000 * device.floor(cost):.1f}"]
-        for part, cost in costs.items()
+    rows = [_beside(part, cost, device.floor(cost), client.spent[part]) for part, cost in costs.items()]
+    rows.append(["rest", "", "", "", f"{1000 * client.spent['rest']:.1f}", ""])
+    everything = total(list(costs.values()))
+    rows.append(_beside("all", everything, floor(device, costs), sum(client.spent.values())))
+    print_table(f"{name}, a second of one client's speech", _BESIDE, rows)
+
+
+def _beside(name: str, cost: Cost, least: float, seconds: float) -> list[str]:
+    return [
+        name,
+        f"{cost.operations / 1e9:.3f}",
+        f"{cost.bytes / 1e6:.1f}",
+        f"{1000 * least:.2f}",
+        f"{1000 * seconds:.2f}",
+        f"{seconds / least:.1f}",
     ]
-    least = floor(device, costs)
-    sums = total(list(costs.values()))
-    rows.append(["all", f"{sums.operations / 1e9:.2f}", f"{sums.bytes / 1e6:.0f}", f"{1000 * least:.1f}"])
-    print_table(f"{name}, a second of one client's speech", ["part", "G operations", "MB", "floor [ms]"], rows)
-    print(f"\nThe engine was busy for {1000 * client.busy:.0f} ms: {client.busy / least:.1f} times the floor.")
 
 
 def print_sizes(title: str, devices: Mapping[str, Device], formats: Formats) -> None:
@@ -273,7 +190,7 @@ def print_sizes(title: str, devices: Mapping[str, Device], formats: Formats) -> 
                 f"{name}, {interval} s",
                 *(f"{value:.1f}" for value in (*operations, sum(operations))),
                 *(f"{1000 * seconds:.2f}" for seconds in floors),
-                f"{1 / floors[-1]:.1f}",
+                f"{1 / floors[-1]:.3g}",
             ]
         )
     header = [*costs[0], "all", *(f"floor, batch {batch} [ms]" for batch in _BATCHES), "clients at most"]

@@ -182,18 +182,19 @@ class Schedule:
 
 
 def parts(whisper: Whisper, steps: Steps, batch: float = 1.0) -> dict[str, Cost]:
-    """Cost per second of one client's speech, by part, where `batch` clients share every pass."""
+    """Cost per second of one client's speech, by part, where `batch` clients share every pass.
+
+    To the encoder belong cross-attention's keys and values, to the passes their logits.
+    """
     frames = float(FRAMES_PER_SECOND * (steps.seconds + PADDING_SECONDS + 0.5))  # whole seconds are half a second more
     frames = min(frames, whisper.dims.n_audio_ctx)
     first = steps.prefix + steps.draft
     rows = batch * steps.beams
-    passes = whisper.decoder(rows, 1, first + steps.passes / 2, frames, batch)
+    token = whisper.decoder(rows, 1, first + steps.passes / 2, frames, batch) + whisper.logits(rows)
     costs = {
-        "encoder": whisper.encoder(frames, batch),
-        "cross keys, values": whisper.cross(frames, batch),
-        "first pass": whisper.decoder(batch, first, 0, frames),
-        "token passes": passes * steps.passes,
-        "logits": whisper.logits(batch * (2 + steps.draft)) + whisper.logits(rows) * steps.passes,
+        "encoder": whisper.encoder(frames, batch) + whisper.cross(frames, batch),
+        "first pass": whisper.decoder(batch, first, 0, frames) + whisper.logits(batch * (2 + steps.draft)),
+        "token passes": token * steps.passes,
     }
     return {name: cost * (steps.rate / batch) for name, cost in costs.items()}
 
