@@ -44,10 +44,10 @@ _WINDOWS = (2, 3, 5, 7, 10, 15, 20, 25, 30)
 _BATCHES = (1, 4, 8, 16)
 _BEAMS = 5
 _PARKED_SECONDS = 7
-_ENCODED_SECONDS = 8
+ENCODED_SECONDS = 8
 """A window of 7 s as the runner encodes it: with padding, in whole seconds."""
 
-_CONTEXT_TOKENS = 32
+CONTEXT_TOKENS = 32
 _MEL_FRAMES = 100
 """A second."""
 
@@ -85,7 +85,7 @@ def tentative_words(options: Sequence[str], clips: Sequence[Clip], quiet: float)
     """Speaks the clips to sessions in real time. `first` are the first words of any kind, tentative ones too."""
 
     async def run() -> list[Answer]:
-        async with local_services(options) as services:
+        async with open_services(our_config(options)) as services:
             await _converse(services, clips[0], quiet)  # the first time always takes longer
             return [await _converse(services, clip, quiet) for clip in clips]
 
@@ -93,9 +93,8 @@ def tentative_words(options: Sequence[str], clips: Sequence[Clip], quiet: float)
 
 
 @asynccontextmanager
-async def local_services(options: Sequence[str]) -> AsyncIterator[Services]:
-    """What the frontends of a server with these options would use, with its model loaded, in this process."""
-    config = our_config(options)
+async def open_services(config: Config) -> AsyncIterator[Services]:
+    """What a server's frontends share, without a server; the model is loaded."""
     with ThreadPoolExecutor(1, "vad") as executor:
 
         async def load(config: Config) -> tuple[Speech, ModelInfo]:
@@ -107,6 +106,7 @@ async def local_services(options: Sequence[str]) -> AsyncIterator[Services]:
             yield services
         finally:
             await services.host.close()
+            services.stages.close()
 
 
 async def _converse(services: Services, clip: Clip, quiet: float) -> Answer:
@@ -136,22 +136,26 @@ async def _converse(services: Services, clip: Clip, quiet: float) -> Answer:
 @torch.inference_mode()
 def measure_kernels(options: Sequence[str]) -> Kernels:
     """The parts of the model one by one, on this thread."""
-    config = our_config(options)
-    torch.set_num_threads(model_threads(config))
-    device = torch.device(choose_device(config))
-    checkpoint = load_checkpoint(find_model(config).folder)
-    model = Whisper(checkpoint, Precision.choose(config.model.compute_type, device), device)
+    model = load_model(our_config(options))
     cache = model.new_cache(max(_BATCHES))
-    encoder = {seconds: _timed(device, partial(model.encode, [_mel(model, seconds)])) for seconds in _WINDOWS}
+    encoder = {seconds: timed(model.device, partial(model.encode, [noise(model, seconds)])) for seconds in _WINDOWS}
     return Kernels(_measure_parking(model, cache), encoder, _measure_decoder(model, cache))
 
 
+def load_model(config: Config) -> Whisper:
+    """The model that a server with this configuration would have, to be run on this thread."""
+    torch.set_num_threads(model_threads(config))
+    device = torch.device(choose_device(config))
+    checkpoint = load_checkpoint(find_model(config).folder)
+    return Whisper(checkpoint, Precision.choose(config.model.compute_type, device), device)
+
+
 def _measure_parking(model: Whisper, cache: KVCache) -> Parking:
-    _fill(model, cache)
+    fill(model, cache)
     first, second = 0, 1
     parked = cache.park(first)
-    park = _timed(model.device, partial(cache.park, first))
-    restore = _timed(model.device, partial(cache.restore, second, parked))
+    park = timed(model.device, partial(cache.park, first))
+    restore = timed(model.device, partial(cache.restore, second, parked))
     exact = _same_bits(parked, cache.park(second))
     hidden = [model.decoder([DecoderInput(slot, [slot], [[1]])], cache)[0].hidden for slot in (first, second)]
     return Parking(parked.nbytes / 1e6, park, restore, exact and _same(*hidden))
@@ -160,31 +164,31 @@ def _measure_parking(model: Whisper, cache: KVCache) -> Parking:
 def _measure_decoder(model: Whisper, cache: KVCache) -> dict[str, list[float]]:
     batches = {f"{n} rows": [DecoderInput(slot, [slot], [[1]]) for slot in range(n)] for n in _BATCHES}
     batches[f"{_BEAMS} beams"] = [DecoderInput(0, list(range(_BEAMS)), [[1]] * _BEAMS)]
-    _fill(model, cache)
+    fill(model, cache)
 
     def one_pass(batch: list[DecoderInput]) -> None:
-        cache.tokens[:] = [_CONTEXT_TOKENS] * cache.slots
+        cache.tokens[:] = [CONTEXT_TOKENS] * cache.slots
         outputs = model.decoder(batch, cache)
         model.decoder.logits(torch.cat([output.hidden for output in outputs]))
 
-    return {name: _timed(model.device, partial(one_pass, batch)) for name, batch in batches.items()}
+    return {name: timed(model.device, partial(one_pass, batch)) for name, batch in batches.items()}
 
 
-def _fill(model: Whisper, cache: KVCache) -> None:
+def fill(model: Whisper, cache: KVCache) -> None:
     """Gives every slot the same window and so many tokens."""
-    cross = model.encode([_mel(model, _ENCODED_SECONDS)])[0]
+    cross = model.encode([noise(model, ENCODED_SECONDS)])[0]
     for slot in range(cache.slots):
         cache.set_audio(slot, cross)
-        model.decoder([DecoderInput(slot, [slot], [list(range(_CONTEXT_TOKENS))])], cache)
+        model.decoder([DecoderInput(slot, [slot], [list(range(CONTEXT_TOKENS))])], cache)
 
 
-def _mel(model: Whisper, seconds: int) -> Tensor:
+def noise(model: Whisper, seconds: int) -> Tensor:
     """Noise: what is in a window does not change how long it takes."""
     generator = torch.Generator().manual_seed(seconds)
     return torch.randn(model.dims.n_mels, seconds * _MEL_FRAMES, generator=generator).to(model.device)
 
 
-def _timed(device: torch.device, run: Callable[[], object]) -> list[float]:
+def timed(device: torch.device, run: Callable[[], object]) -> list[float]:
     """Milliseconds of each of many runs."""
     times = []
     for number in range(_WARM_UP + _REPEATS):

@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks import virtual
 from benchmarks.clips import DEFAULT_AUDIO, SAMPLE_RATE, Clip, load_clips, word_error_rate
 from benchmarks.crowds import Load, crowd
-from benchmarks.engine import local_services
+from benchmarks.engine import open_services
 from benchmarks.load_tables import Texts, plots, print_loads
 from benchmarks.observed import Observe, of_server, of_services
 from benchmarks.peers import DEFAULT_FOLDER, Peers
@@ -116,7 +116,7 @@ def in_virtual_time(options: Sequence[str], clients: Sequence[int], job: Job) ->
     """Without sockets and without waiting."""
 
     async def run(clock: virtual.Clock) -> list[Load]:
-        async with local_services(options) as services:
+        async with open_services(our_config(options)) as services:
             door = session_door(services)
             ways = [(door, True), (door, False)]
             return await sweep("wyoming-wlk, virtual time", ways, clients, of_services(services), job)

@@ -75,19 +75,17 @@ class Server:
     def foreign_seconds(self) -> float:
         """Processor time that went to neither the server nor this program, since the machine started: what grows
         here while something is measured disturbs it."""
-        busy = [int(value) for value in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-        idle = busy[3] + busy[4]
-        return (sum(busy) - idle) / os.sysconf("SC_CLK_TCK") - self.cpu_seconds - time.process_time()
+        return machine_seconds() - self.cpu_seconds - time.process_time()
 
     @property
     def memory_mb(self) -> float:
         """Resident memory now."""
-        return self._status("VmRSS")
+        return resident_mb(self._process.pid)
 
     @property
     def peak_memory_mb(self) -> float:
         """The most resident memory since `reset_peak`."""
-        return self._status("VmHWM")
+        return resident_mb(self._process.pid, "VmHWM")
 
     def reset_peak(self) -> None:
         with contextlib.suppress(OSError):  # not allowed everywhere: the peak is then that since the start
@@ -97,11 +95,6 @@ class Server:
         """Raises RuntimeError, with the end of its log, where the server is not running any more."""
         if self._process.poll() is not None:
             raise RuntimeError(f"{self.launch.name} ended with {self._process.returncode}:\n{self._log_end()}")
-
-    def _status(self, name: str) -> float:
-        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
-        values = [int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")]
-        return values[0] if values else float("nan")  # a server that has died has none
 
     def _wait(self) -> None:
         limit = time.monotonic() + _START_SECONDS
@@ -126,6 +119,20 @@ class Server:
             self._process.kill()
             self._process.wait()
         self._log.close()
+
+
+def machine_seconds() -> float:
+    """Processor time of all programs together since the machine started."""
+    busy = [int(value) for value in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    idle = busy[3] + busy[4]
+    return (sum(busy) - idle) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mb(process: int | str, of: str = "VmRSS") -> float:
+    """Memory of a process, by its number or `self`, that is in RAM now; `VmHWM` for the most there ever was."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    values = [int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{of}:")]
+    return values[0] if values else float("nan")  # a process that has died has none
 
 
 def free_port() -> int:

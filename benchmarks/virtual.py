@@ -17,7 +17,7 @@ import contextlib
 import selectors
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, TypeVar, TypeVarTuple
 from unittest.mock import patch
 
@@ -114,12 +114,13 @@ class _Loop(asyncio.SelectorEventLoop):
         self._virtual.begin()
         result = asyncio.wrap_future(work, loop=self)
         # Added after the future's own callback: by the time this one is called on the loop the result is there.
-        work.add_done_callback(self._work_done)
+        work.add_done_callback(lambda _: self.tell(self._virtual.end))
         return result
 
-    def _work_done(self, work: Future[Any]) -> None:
+    def tell(self, what: Callable[[], None]) -> None:
+        """Calls `what` on the loop; from any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self.call_soon_threadsafe(self._virtual.end)
+            self.call_soon_threadsafe(what)
 
     def close(self) -> None:
         self._threads.shutdown()
@@ -128,15 +129,26 @@ class _Loop(asyncio.SelectorEventLoop):
 
 def run(main: Callable[[Clock], Coroutine[Any, Any, T]]) -> T:
     """Runs `main`, which is given the clock, to its end in virtual time."""
-    clock, step = Clock(), Engine.step
+    clock, step, turn = Clock(), Engine.step, Engine._turn
+    loop = _Loop(clock)
 
     def counted(engine: Engine, request: StepRequest) -> Coroutine[Any, Any, StepResult]:
         return clock.until_done(step(engine, request))
+
+    def whole(engine: Engine) -> None:
+        """The engine answers in the middle of a turn: what is left of it, its statistics above all, is work as well.
+        The loop hears of its beginning before the answer, and of its end after that."""
+        loop.tell(clock.begin)
+        try:
+            turn(engine)
+        finally:
+            loop.tell(clock.end)
 
     with (
         patch.object(time, "monotonic", clock.now),
         patch.object(time, "perf_counter", clock.now),
         patch.object(Engine, "step", counted),
-        asyncio.Runner(loop_factory=lambda: _Loop(clock)) as runner,
+        patch.object(Engine, "_turn", whole),
+        asyncio.Runner(loop_factory=lambda: loop) as runner,
     ):
         return runner.run(main(clock))

@@ -148,6 +148,21 @@ def test_steps_of_an_engine_take_real_time(engine: Engine) -> None:
     virtual.run(main)
 
 
+def test_nothing_is_skipped_in_a_turn_of_the_engine(engine: Engine) -> None:
+    """What the engine notes of a step, it notes after its answer: time does not go on before it has."""
+    before = engine.statistics.busy.total + engine.statistics.step.total
+
+    async def main(clock: virtual.Clock) -> None:
+        for _ in range(3):
+            context = DecoderContext(ClientOptions(language="en"), np.zeros(SAMPLE_RATE, np.float32))
+            await engine.step(StepRequest(context, StepKind.FINAL, time.monotonic(), "alice"))
+            await asyncio.sleep(HOUR)
+        assert clock.skipped > 3 * HOUR - 60
+
+    virtual.run(main)
+    assert engine.statistics.busy.total + engine.statistics.step.total - before < HOUR / 2
+
+
 def test_contexts_expire_in_virtual_time() -> None:
     """What is kept for a client is dropped after its time, though that was skipped."""
 
