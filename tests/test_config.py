@@ -75,7 +75,7 @@ WRONG = {
     "device": ("tpu", "CPU", ""),
     "compute_type": ("int4", "fp16"),
     "threads": ("-1", "1.5", "many", "", "257"),
-    "slots": ("0", "4097", "inf", "9" * 5000),
+    "slots": ("-1", "4097", "inf", "9" * 5000),
     "data_dir": ("~nobody-of-this-name/x",),
     "offline": ("maybe", "yes"),
     "language": ("klingon", "xx-XX"),

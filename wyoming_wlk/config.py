@@ -109,7 +109,10 @@ class ModelConfig:
         "number type of the model: auto, int8 (CPU only), float32, float16 or bfloat16", "TYPE",
     )  # fmt: skip
     threads: int = option(0, whole(0, 256), "CPU threads of the model; 0 takes all cores but one", "N")
-    slots: int = option(16, whole(1, 4096), "utterances decoded at the same time; more wait their turn", "N")
+    slots: int = option(
+        0, whole(0, 4096),
+        "utterances decoded at the same time, more wait their turn; 0 for 16, or what a GPU's memory holds", "N",
+    )  # fmt: skip
     unload_after: float | None = option(
         None, off_or(decimal(1)),
         "seconds without a client after which the model leaves the memory, until somebody speaks again; off to keep it",
@@ -316,7 +319,7 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
-        if self.decoding.beam_size > self.model.slots:
+        if 0 < self.model.slots < self.decoding.beam_size:
             raise ConfigError(f"--beam-size {self.decoding.beam_size} needs at least as many --slots")
         names = [program.name for program in (STANDARD, *self.programs.program)]
         if len(set(names)) < len(names):
