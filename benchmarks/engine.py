@@ -25,9 +25,12 @@ from benchmarks.clips import DEFAULT_AUDIO, Clip, load_clips, word_error_rate
 from benchmarks.report import percentage, percentile, print_machine, print_table, progress
 from benchmarks.servers import our_config
 from wyoming_wlk.config import Config
+from wyoming_wlk.engine.attention import DecoderInput
 from wyoming_wlk.engine.cache import KVCache, ParkedRow
 from wyoming_wlk.engine.checkpoint import load_checkpoint
-from wyoming_wlk.engine.model import DecoderInput, Precision, Whisper
+from wyoming_wlk.engine.layers import Precision
+from wyoming_wlk.engine.model import Whisper
+from wyoming_wlk.engine.passes import Passes
 from wyoming_wlk.events import Event, Finished, TextUpdate
 from wyoming_wlk.hosting import ModelInfo
 from wyoming_wlk.loading import choose_device, expected_model, find_model, load_speech, model_threads
@@ -134,43 +137,51 @@ def measure_kernels(options: Sequence[str]) -> Kernels:
     checkpoint = load_checkpoint(find_model(config).folder)
     model = Whisper(checkpoint, Precision.choose(config.model.compute_type, device), device)
     cache = model.new_cache(max(_BATCHES))
-    encoder = {seconds: _timed(device, partial(model.encode, [_mel(model, seconds)])) for seconds in _WINDOWS}
-    return Kernels(_measure_parking(model, cache), encoder, _measure_decoder(model, cache))
+    passes = model.passes(cache)
+    encoder = {seconds: _timed(device, partial(model.encode, [noise_mel(model, seconds)])) for seconds in _WINDOWS}
+    return Kernels(_measure_parking(model, cache, passes), encoder, _measure_decoder(model, cache, passes))
 
 
-def _measure_parking(model: Whisper, cache: KVCache) -> Parking:
-    _fill(model, cache)
+def _measure_parking(model: Whisper, cache: KVCache, passes: Passes) -> Parking:
+    fill(model, cache, passes, _ENCODED_SECONDS)
     first, second = 0, 1
     parked = cache.park(first)
     park = _timed(model.device, partial(cache.park, first))
-    restore = _timed(model.device, partial(cache.restore, second, parked))
-    exact = _same_bits(parked, cache.park(second))
-    hidden = [model.decoder([DecoderInput(slot, [slot], [[1]])], cache)[0].hidden for slot in (first, second)]
+    restore = _timed(model.device, partial(_restore, cache, second, parked))
+    again = cache.park(second)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    exact = _same_bits(parked, again)
+    hidden = [passes([DecoderInput(slot, [slot], [[1]])])[0].hidden for slot in (first, second)]
     return Parking(parked.nbytes / 1e6, park, restore, exact and _same(*hidden))
 
 
-def _measure_decoder(model: Whisper, cache: KVCache) -> dict[str, list[float]]:
+def _restore(cache: KVCache, slot: int, parked: ParkedRow) -> None:
+    cache.restore(slot, parked)
+    cache.settle()
+
+
+def _measure_decoder(model: Whisper, cache: KVCache, passes: Passes) -> dict[str, list[float]]:
     batches = {f"{n} rows": [DecoderInput(slot, [slot], [[1]]) for slot in range(n)] for n in _BATCHES}
     batches[f"{_BEAMS} beams"] = [DecoderInput(0, list(range(_BEAMS)), [[1]] * _BEAMS)]
-    _fill(model, cache)
+    fill(model, cache, passes, _ENCODED_SECONDS)
 
     def one_pass(batch: list[DecoderInput]) -> None:
         cache.tokens[:] = [_CONTEXT_TOKENS] * cache.slots
-        outputs = model.decoder(batch, cache)
-        model.decoder.logits(torch.cat([output.hidden for output in outputs]))
+        model.decoder.logits(passes(batch).hidden)
 
     return {name: _timed(model.device, partial(one_pass, batch)) for name, batch in batches.items()}
 
 
-def _fill(model: Whisper, cache: KVCache) -> None:
+def fill(model: Whisper, cache: KVCache, passes: Passes, seconds: int) -> None:
     """Gives every slot the same window and so many tokens."""
-    cross = model.encode([_mel(model, _ENCODED_SECONDS)])[0]
+    cross = model.encode([noise_mel(model, seconds)])[0]
     for slot in range(cache.slots):
         cache.set_audio(slot, cross)
-        model.decoder([DecoderInput(slot, [slot], [list(range(_CONTEXT_TOKENS))])], cache)
+        passes([DecoderInput(slot, [slot], [list(range(_CONTEXT_TOKENS))])])
 
 
-def _mel(model: Whisper, seconds: int) -> Tensor:
+def noise_mel(model: Whisper, seconds: int) -> Tensor:
     """Noise: what is in a window does not change how long it takes."""
     generator = torch.Generator().manual_seed(seconds)
     return torch.randn(model.dims.n_mels, seconds * _MEL_FRAMES, generator=generator).to(model.device)

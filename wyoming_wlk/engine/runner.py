@@ -18,16 +18,16 @@ import torch
 from torch import Tensor
 
 from wyoming_wlk.engine.attention import DecoderInput
-from wyoming_wlk.engine.biasing import Match
 from wyoming_wlk.engine.cache import KVCache, default_slots
 from wyoming_wlk.engine.checkpoint import Checkpoint
 from wyoming_wlk.engine.context import DecoderContext
 from wyoming_wlk.engine.decoder import DecoderPass
-from wyoming_wlk.engine.hypothesis import Beam, Row, repeated_tail, was_spoken
+from wyoming_wlk.engine.hypothesis import Beam, Row
 from wyoming_wlk.engine.layers import Precision
 from wyoming_wlk.engine.mel import HOP, SAMPLE_RATE, MelFrontend, MelWindow, normalize
 from wyoming_wlk.engine.model import Whisper
-from wyoming_wlk.engine.selection import Candidate, Question, Selector
+from wyoming_wlk.engine.search import Search
+from wyoming_wlk.engine.selection import Selector
 from wyoming_wlk.engine.statistics import Recent
 from wyoming_wlk.engine.tokenizer import Tokenizer
 from wyoming_wlk.engine.transfer import to_host, upload
@@ -70,6 +70,7 @@ class Runner:
         self._passes = model.passes(self._cache)
         self._selector = Selector(tokenizer, model.dims.n_vocab, model.device)
         self._context_limit = model.dims.n_text_ctx - 1
+        self._search = Search(tokenizer, self._cache, self._context_limit)
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, tokenizer_file: Path, settings: DeviceSettings) -> Runner:
@@ -83,7 +84,7 @@ class Runner:
 
     def unload(self) -> None:
         """Frees the device and the memory, whoever still holds the runner; nothing can be run any more."""
-        del self._model, self._cache, self._passes, self._selector, self._mel, self._windows
+        del self._model, self._cache, self._passes, self._selector, self._search, self._mel, self._windows
         gc.collect()  # loading leaves some cycles behind
         release_memory()
         if torch.cuda.is_available():
@@ -154,11 +155,11 @@ class Runner:
         ]
         outputs = self._passes(batch)
         evidence = to_host(outputs.attention.half())
-        questions = [self._question(row, beam.match, len(beam.tokens)) for row in rows for beam in row.beams]
+        questions = [self._search.question(row, beam.match, len(beam.tokens)) for row in rows for beam in row.beams]
         answers = self._selector.choose(self._model.decoder.logits(outputs.hidden), questions)
         for row, span, frames in zip(rows, outputs.tokens, outputs.frames, strict=True):
             row.turn_tokens += 1
-            self._extend(row, answers[span], evidence[:, span, :frames])
+            self._search.extend(row, answers[span], evidence[:, span, :frames])
 
     def retry(self, row: Row) -> None:
         """Decodes a finished row once more in its next way; the audio is in its slots still."""
@@ -240,101 +241,15 @@ class Runner:
         no_speech = to_host(torch.softmax(logits[: len(rows)], dim=-1)[:, self.tokenizer.no_speech])
         evidence = to_host(outputs.attention[:, upload(texts, self._model.device)].half())
         questions = [
-            question for row, draft in zip(rows, drafts, strict=True) for question in self._questions(row, draft)
+            question for row, draft in zip(rows, drafts, strict=True) for question in self._search.questions(row, draft)
         ]
         answers = self._selector.choose(logits[len(rows) :], questions)
         begin = 0
         for row, draft, frames, silent in zip(rows, drafts, outputs.frames, no_speech.tolist(), strict=True):
             end = begin + len(draft) + 1
             row.no_speech = silent
-            self._verify(row, draft, answers[begin:end], evidence[:, begin:end, :frames])
+            self._search.verify(row, draft, answers[begin:end], evidence[:, begin:end, :frames])
             begin = end
-
-    def _questions(self, row: Row, draft: list[int]) -> list[Question]:
-        """For each token of the draft, as if those before it were right, and for the one after it."""
-        match = row.beams[0].match
-        questions = [self._question(row, match, 0)]
-        for count, token in enumerate(draft, 1):
-            match = row.names.step(match, token)
-            questions.append(self._question(row, match, count))
-        return questions
-
-    @staticmethod
-    def _question(row: Row, match: Match, count: int) -> Question:
-        """What may come after `count` tokens of a hypothesis."""
-        width = row.search_width
-        bonuses = row.names.bonuses(match, alone=width == 1) if row.names else {}
-        return Question(width, not count and not row.committed, row.temperature, count, bonuses)
-
-    def _verify(self, row: Row, draft: list[int], answers: Sequence[list[Candidate]], evidence: Tensor) -> None:
-        """Takes over the draft as far as the model agrees, and the token it says instead. evidence: [heads, draft + 1,
-        frames]."""
-        slot = row.beams[0].slot
-        for position, answer in enumerate(answers):
-            self._extend(row, [answer], evidence[:, position : position + 1])
-            if row.done or row.beams[0].tokens[-1] != (draft[position] if position < len(draft) else None):
-                break
-        if not row.done:
-            self._cache.tokens[slot] = len(row.prefix) + len(row.beams[0].tokens) - 1
-
-    def _extend(self, row: Row, answers: Sequence[list[Candidate]], evidence: Tensor) -> None:
-        """One step of the search. answers: for each beam what may come next; evidence: attention [heads, beams,
-        frames]."""
-        grown: list[tuple[int, int, float]] = []
-        for parent, token, logprob in self._candidates(row, answers):
-            if token == self.tokenizer.eot:
-                row.finished.append(row.beams[parent].ended(logprob))
-            else:
-                grown.append((parent, token, logprob))
-            if len(grown) == row.search_width:
-                break
-        if len(row.finished) >= row.search_width:
-            grown = []
-        beams = self._grow(row, grown, evidence)
-        row.beams = []
-        for beam in beams:
-            full = len(beam.tokens) >= row.token_limit or len(row.prefix) + len(beam.tokens) >= self._context_limit
-            looped = self._looped(row, beam)
-            if looped or full:
-                row.finished.append(beam.shortened(looped, row.names))
-            else:
-                row.beams.append(beam)
-
-    def _looped(self, row: Row, beam: Beam) -> int:
-        """How many tokens at the end of a hypothesis are a loop of the model's."""
-        repeat = repeated_tail([*row.committed, *beam.tokens], strict=not row.final)
-        if repeat is None:
-            return 0
-        frames = [int(weights.mean(dim=0).argmax()) for weights in beam.attention]
-        if was_spoken(repeat, frames, row.request.context.attended):
-            return 0
-        return min(repeat.drop, len(beam.tokens))
-
-    def _candidates(self, row: Row, answers: Sequence[list[Candidate]]) -> list[tuple[int, int, float]]:
-        """(beam, token, log-probability of the token), best first. Names that are expected count in the order alone."""
-        found = [(beam, *candidate) for beam, candidates in enumerate(answers) for candidate in candidates]
-        return sorted(found, key=lambda item: self._total(row, *item), reverse=True)
-
-    def _total(self, row: Row, index: int, token: int, logprob: float) -> float:
-        """What a beam would be worth with one more token."""
-        beam = row.beams[index]
-        match = row.names.step(beam.match, token)
-        return sum(beam.logprobs) + logprob + match.earned + match.pending
-
-    def _grow(self, row: Row, grown: list[tuple[int, int, float]], evidence: Tensor) -> list[Beam]:
-        """The next beams: each stays in its parent's slot, further children of one parent get copies of its tokens."""
-        parents = {row.beams[index].slot for index, _, _ in grown}
-        spare = [slot for slot in row.slots if slot not in parents]
-        beams: list[Beam] = []
-        for index, token, logprob in grown:
-            parent = row.beams[index]
-            slot = parent.slot
-            if any(beam.slot == slot for beam in beams):
-                slot = spare.pop()
-                self._cache.copy_tokens(parent.slot, slot)
-            match = row.names.step(parent.match, token)
-            beams.append(parent.extended(slot, token, logprob, evidence[:, index], match))
-        return beams
 
 
 def cuda_memory_gb() -> float:
