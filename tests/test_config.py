@@ -239,6 +239,8 @@ def test_options_that_do_not_go_together() -> None:
             parse(*twice)
     with pytest.raises(ConfigError, match="--compute-type int8"):
         parse("--compute-type", "int8", "--device", "cuda")
+    with pytest.raises(ConfigError, match="--compute-type int8"):
+        parse("--compute-type", "int8", "--device", "mps")
 
 
 def test_help_mentions_each_option() -> None:

@@ -103,7 +103,10 @@ class ModelConfig:
     """Which model runs, and where."""
 
     model: str = option("auto", text, "a catalogue name (see `wyoming-wlk models`), a model folder, or auto", "NAME")
-    device: str = option("auto", one_of("auto", "cpu", "cuda"), "where the model runs: auto, cpu or cuda", "DEVICE")
+    device: str = option(
+        "auto", one_of("auto", "cpu", "cuda", "mps"),
+        "where the model runs: auto (cuda if there is one), cpu, cuda or mps", "DEVICE",
+    )  # fmt: skip
     compute_type: str = option(
         "auto", one_of("auto", "int8", "float32", "float16", "bfloat16"),
         "number type of the model: auto, int8 (CPU only), float32, float16 or bfloat16", "TYPE",
@@ -324,7 +327,7 @@ class Config:
         names = [program.name for program in (STANDARD, *self.programs.program)]
         if len(set(names)) < len(names):
             raise ConfigError(f"--program: two programs have the same name; {STANDARD.name} is the server's own")
-        if self.model.compute_type == "int8" and self.model.device == "cuda":
+        if self.model.compute_type == "int8" and self.model.device in ("cuda", "mps"):
             raise ConfigError("--compute-type int8 runs on the CPU only")
 
 

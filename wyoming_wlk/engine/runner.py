@@ -252,6 +252,12 @@ class Runner:
             begin = end
 
 
+def available_devices() -> list[str]:
+    """Where models can run, by torch's names."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [name for name, is_there in there.items() if is_there]
+
+
 def cuda_memory_gb() -> float:
     """Memory of the first GPU in gigabytes, 0 where torch finds none."""
     return torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else 0.0
