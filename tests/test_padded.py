@@ -6,18 +6,22 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pytest
 import torch
 from conftest import Clip
 from test_model import random_checkpoint
 from torch import Tensor
 
+from wyoming_wlk.engine import runner as runner_module
 from wyoming_wlk.engine.attention import DecoderInput
+from wyoming_wlk.engine.biasing import NameTree
 from wyoming_wlk.engine.cache import KVCache, slots_that_fit
 from wyoming_wlk.engine.checkpoint import Dimensions, load_checkpoint
 from wyoming_wlk.engine.context import ClientOptions, DecoderContext
 from wyoming_wlk.engine.decoder import DecoderPass
 from wyoming_wlk.engine.engine import DecodingSettings, Engine
+from wyoming_wlk.engine.hypothesis import Attempt, Row
 from wyoming_wlk.engine.layers import Precision
 from wyoming_wlk.engine.model import Whisper
 from wyoming_wlk.engine.passes import PaddedPasses, Passes, Step, bucket_of, buckets
@@ -257,6 +261,40 @@ def test_parking_checks_itself() -> None:
     assert parks_exactly(PlainParking(), CPU)
     assert parks_exactly(LateParking(), CPU)
     assert not parks_exactly(ForgetfulParking(), CPU)
+
+
+# --- waiting ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_host_waits_once_a_pass(tiny_en: InstalledModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device whose tensors have no values, which nobody can therefore read, rows of all kinds start and advance
+    with one read a pass, the one in which the chosen tokens come."""
+    read: list[int] = []
+    plain = Tensor.tolist
+
+    def tolist(tensor: Tensor) -> list[float]:
+        if not tensor.is_meta:
+            return plain(tensor)
+        read.append(tensor.numel())
+        return [0.0] * tensor.numel()
+
+    monkeypatch.setattr(Tensor, "tolist", tolist)
+    monkeypatch.setattr(runner_module, "to_host", lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype))
+    model = Whisper(random_checkpoint(), FLOAT32, torch.device("meta"))
+    runner = Runner(model, Tokenizer(tiny_en.tokenizer, model.dims.n_vocab), slots=8)
+    rows = []
+    for number, beams in enumerate((1, 3, 1)):
+        context = DecoderContext(ClientOptions(), np.zeros(16000 * (1 + 2 * number), np.float32))
+        context.tentative = [400, 401] * number
+        request = StepRequest(context, StepKind.FINAL, 0.0, "client")
+        names = NameTree([[440, 441]] if number else [])
+        rows.append(Row(request, (Attempt(beams),), number, names, language="en"))
+    runner.start(rows)
+    assert len(read) == 1
+    for passes in (2, 3):
+        runner.advance(rows)
+        assert len(read) == passes
+    assert max(read) < 100
 
 
 # --- real speech ------------------------------------------------------------------------------------------------------
