@@ -25,6 +25,7 @@ from benchmarks.report import percentage, percentile, print_machine, print_table
 from benchmarks.schedule import Script, ScriptedRunner, crowd, random_checkpoint, transcribe
 from benchmarks.servers import our_config
 from wyoming_wlk.engine.attention import DecoderInput
+from wyoming_wlk.engine.cache import default_slots
 from wyoming_wlk.engine.checkpoint import Dimensions
 from wyoming_wlk.engine.engine import DecodingSettings, Engine
 from wyoming_wlk.engine.layers import Precision
@@ -47,11 +48,10 @@ _REPEATS = 20
 
 @dataclass(frozen=True)
 class Crowd:
-    """How `clients` were served: seconds between their steps; rows in a pass; the engine's share of the time."""
+    """How `clients` were served: seconds between their steps, the engine's share of the time."""
 
     clients: int
     intervals: list[float]
-    batch: float
     busy: float
     steps: float
     """A second."""
@@ -106,9 +106,8 @@ def crowds(
             busy, began = engine.statistics.busy.total, time.monotonic()
             seen = asyncio.run(crowd(engine, runners[0], scripts, clients, seconds / 2, seconds))
             share = (engine.statistics.busy.total - busy) / (time.monotonic() - began)
-            batch = float(np.mean(engine.statistics.batch.values()[-1000:]))
             window = seen.seconds / max(1, seen.steps)
-            served.append(Crowd(clients, seen.intervals, batch, share, seen.steps / seconds, window))
+            served.append(Crowd(clients, seen.intervals, share, seen.steps / seconds, window))
             if not seen.intervals or np.percentile(seen.intervals, 95) > 2 * _LIMIT_SECONDS:
                 break
         return served
@@ -121,6 +120,7 @@ def measure_kernels(device_name: str, dims: Dimensions, batches: Sequence[int]) 
     """Encoder, decoder and parking by themselves."""
     device = torch.device(device_name)
     model = Whisper(random_checkpoint(dims, device), Precision.choose("auto", device), device)
+    batches = [size for size in batches if size <= default_slots(dims, model.precision.state, device)]
     cache = model.new_cache(max(batches))
     passes = model.passes(cache)
     mel = noise_mel(model, _WINDOW_SECONDS)
@@ -244,8 +244,8 @@ def _print_crowds(served: Sequence[Crowd]) -> None:
             percentile(crowd.intervals, 95),
             f"{crowd.steps:.1f}",
             f"{crowd.window:.1f}",
-            f"{crowd.batch:.1f}",
             percentage(crowd.busy),
+            f"{1000 * crowd.busy / crowd.steps:.2f}" if crowd.steps else "–",
             "–",  # to come: time over the floor of the cost model (benchmarks.cost)
         ]
         for crowd in served
@@ -256,8 +256,8 @@ def _print_crowds(served: Sequence[Crowd]) -> None:
         "p95",
         "steps a second",
         "window [s]",
-        "rows in a pass",
         "busy",
+        "busy a step [ms]",
         "over the floor",
     ]
     print_table("Clients who speak without pause", header, rows)

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from wyoming_wlk.engine.attention import SILENCE_BIAS, SILENCE_STRIDE
 from wyoming_wlk.engine.cache import KVCache
-from wyoming_wlk.engine.transfer import upload
+from wyoming_wlk.engine.transfer import to_device, upload
 
 _GROUP_FRAMES = 250
 """Windows whose lengths lie in the same 5 s are padded to the longest of them."""
@@ -38,13 +39,13 @@ class Packing:
         longest = max(lengths)
         if min(lengths) == longest:
             return cls(len(lengths), longest, None, None)
-        sources: list[int] = []
-        valid: list[int] = []
-        for row, length in enumerate(lengths):
-            first = len(valid)
-            sources += [first + place if place < length else first for place in range(longest)]
-            valid += range(row * longest, row * longest + length)
-        return cls(len(lengths), longest, upload(sources, device), upload(valid, device))
+        ends = np.cumsum(lengths)[:, None]
+        begins = ends - np.array(lengths)[:, None]
+        sources = begins + np.arange(longest)
+        inside = sources < ends
+        padded = torch.from_numpy(np.where(inside, sources, begins).ravel())
+        valid = torch.from_numpy(np.flatnonzero(inside))
+        return cls(len(lengths), longest, to_device(padded, device), to_device(valid, device))
 
     def pad(self, x: Tensor) -> Tensor:
         """[tokens, ...] -> [rows, longest, ...]"""
