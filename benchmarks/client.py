@@ -10,9 +10,9 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
@@ -23,6 +23,8 @@ from wyoming.client import AsyncClient
 from wyoming.error import Error
 
 from benchmarks.clips import SAMPLE_RATE, Clip
+
+T = TypeVar("T")
 
 CHUNK_SECONDS = 0.1
 PATIENCE_SECONDS = 60.0
@@ -55,16 +57,13 @@ class Microphone:
 
     def __init__(self, clip: Clip, quiet: float = 0.0) -> None:
         """`quiet`: seconds of room tone after the speech."""
-        tone = np.random.default_rng(_SEED).normal(0, _ROOM_TONE, int(quiet * SAMPLE_RATE))
-        self._samples = np.concatenate([clip.samples, tone.astype(np.float32)])
+        self._samples = np.concatenate([clip.samples, room_tone(quiet)])
         self._began = time.perf_counter()
 
     async def __aiter__(self) -> AsyncIterator[np.ndarray]:
         self._began = time.perf_counter()
-        step = int(CHUNK_SECONDS * SAMPLE_RATE)
-        for start in range(0, len(self._samples), step):
-            chunk = self._samples[start : start + step]
-            await asyncio.sleep((start + len(chunk)) / SAMPLE_RATE - self.elapsed)
+        pieces = ((len(chunk) / SAMPLE_RATE, chunk) for chunk in chunks(self._samples))
+        async for chunk in paced(pieces, self._began, []):
             yield chunk
 
     @property
@@ -82,6 +81,32 @@ class Microphone:
         return self.elapsed - self.seconds
 
 
+def room_tone(seconds: float) -> np.ndarray:
+    """What a microphone hears where nobody speaks."""
+    tone = np.random.default_rng(_SEED).normal(0, _ROOM_TONE, int(seconds * SAMPLE_RATE))
+    return tone.astype(np.float32)
+
+
+def chunks(samples: np.ndarray) -> Iterator[np.ndarray]:
+    """As they are sent; the last may be shorter."""
+    step = int(CHUNK_SECONDS * SAMPLE_RATE)
+    return (samples[start : start + step] for start in range(0, len(samples), step))
+
+
+async def paced(pieces: Iterable[tuple[float, T]], began: float, late: list[float]) -> AsyncIterator[T]:
+    """Each piece, of so many seconds, when its last sample is spoken; the first sample was at `began`.
+
+    `late` gets by how much later than that each piece came, where it was not the receiver who was slow.
+    """
+    due = free = began
+    for seconds, piece in pieces:
+        due += seconds
+        await asyncio.sleep(due - time.perf_counter())
+        late.append(time.perf_counter() - max(due, free))
+        yield piece
+        free = time.perf_counter()
+
+
 Listen = Callable[[ClientConnection, Microphone, Answer], Coroutine[Any, Any, None]]
 """Notes what comes until everything has."""
 
@@ -90,20 +115,33 @@ async def ask_wyoming(uri: str, clip: Clip, quiet: float) -> Answer:
     """One utterance on a connection of its own."""
     answer, microphone = Answer(clip), Microphone(clip, quiet)
     try:
-        async with asyncio.timeout(microphone.seconds + PATIENCE_SECONDS), AsyncClient.from_uri(uri) as client:
-            listening = asyncio.create_task(_listen_wyoming(client, microphone, answer))
-            try:
-                await client.write_event(Transcribe(language="en").event())
-                await client.write_event(AudioStart(SAMPLE_RATE, _WIDTH, _CHANNELS).event())
-                async for chunk in microphone:
-                    await client.write_event(AudioChunk(SAMPLE_RATE, _WIDTH, _CHANNELS, pcm(chunk)).event())
-                await client.write_event(AudioStop().event())
-                await listening
-            finally:
-                listening.cancel()
+        async with asyncio.timeout(microphone.seconds + PATIENCE_SECONDS):
+            speech = (pcm(chunk) async for chunk in microphone)
+            await converse_wyoming(uri, speech, lambda client: _listen_wyoming(client, microphone, answer))
     except (OSError, TimeoutError) as err:
         answer.error = answer.error or repr(err)
     return answer
+
+
+async def converse_wyoming(
+    uri: str,
+    speech: AsyncIterable[bytes],
+    listen: Callable[[AsyncClient], Coroutine[Any, Any, None]],
+    leaves: bool = False,
+) -> None:
+    """Sends s16le and listens meanwhile; a client that `leaves` goes in mid-speech."""
+    async with AsyncClient.from_uri(uri) as client:
+        listening = asyncio.create_task(listen(client))
+        try:
+            await client.write_event(Transcribe(language="en").event())
+            await client.write_event(AudioStart(SAMPLE_RATE, _WIDTH, _CHANNELS).event())
+            async for chunk in speech:
+                await client.write_event(AudioChunk(SAMPLE_RATE, _WIDTH, _CHANNELS, chunk).event())
+            if not leaves:
+                await client.write_event(AudioStop().event())
+                await listening
+        finally:
+            listening.cancel()
 
 
 async def _listen_wyoming(client: AsyncClient, microphone: Microphone, answer: Answer) -> None:
@@ -167,24 +205,36 @@ async def _listen_asr(socket: ClientConnection, microphone: Microphone, answer: 
 
 
 async def _ask_socket(uri: str, clip: Clip, quiet: float, end: str | bytes, listen: Listen) -> Answer:
-    """Streams a clip as s16le, then `end`, and listens meanwhile."""
+    """Streams a clip, then `end`."""
     answer, microphone = Answer(clip), Microphone(clip, quiet)
     try:
-        async with (
-            asyncio.timeout(microphone.seconds + PATIENCE_SECONDS),
-            connect(uri, max_size=None, ping_interval=None, open_timeout=None) as socket,
-        ):
-            listening = asyncio.create_task(listen(socket, microphone, answer))
-            try:
-                async for chunk in microphone:
-                    await socket.send(pcm(chunk))
-                await socket.send(end)
-                await listening
-            finally:
-                listening.cancel()
+        async with asyncio.timeout(microphone.seconds + PATIENCE_SECONDS):
+            speech = (pcm(chunk) async for chunk in microphone)
+            await converse_socket(uri, speech, end, lambda socket: listen(socket, microphone, answer))
     except (OSError, TimeoutError, WebSocketException) as err:
         answer.error = answer.error or repr(err)
     return answer
+
+
+async def converse_socket(
+    uri: str,
+    speech: AsyncIterable[bytes],
+    end: str | bytes | None,
+    listen: Callable[[ClientConnection], Coroutine[Any, Any, None]],
+) -> None:
+    """Sends s16le, then `end`, and listens meanwhile; a client without an end leaves in mid-speech."""
+    async with connect(uri, max_size=None, ping_interval=None, open_timeout=None) as socket:
+        listening = asyncio.create_task(listen(socket))
+        try:
+            async for chunk in speech:
+                await socket.send(chunk)
+            if end is None:
+                socket.transport.close()  # what was sent arrives, but nothing says goodbye
+            else:
+                await socket.send(end)
+                await listening
+        finally:
+            listening.cancel()
 
 
 def pcm(samples: np.ndarray) -> bytes:

@@ -10,8 +10,9 @@ import asyncio
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,21 +88,28 @@ def tentative_words(options: Sequence[str], clips: Sequence[Clip], quiet: float)
     """Speaks the clips to sessions in real time. `first` are the first words of any kind, tentative ones too."""
 
     async def run() -> list[Answer]:
-        config = our_config(options)
-        with ThreadPoolExecutor(1, "vad") as executor:
-
-            async def load(config: Config) -> tuple[Speech, ModelInfo]:
-                return await asyncio.to_thread(load_speech, config, executor)
-
-            services = Services(config, expected_model(config), load)
-            await services.host.borrow()
-            try:
-                await _converse(services, clips[0], quiet)  # the first time always takes longer
-                return [await _converse(services, clip, quiet) for clip in clips]
-            finally:
-                await services.host.close()
+        async with local_services(options) as services:
+            await _converse(services, clips[0], quiet)  # the first time always takes longer
+            return [await _converse(services, clip, quiet) for clip in clips]
 
     return asyncio.run(run())
+
+
+@asynccontextmanager
+async def local_services(options: Sequence[str]) -> AsyncIterator[Services]:
+    """What the frontends of a server with these options would use, with its model loaded, in this process."""
+    config = our_config(options)
+    with ThreadPoolExecutor(1, "vad") as executor:
+
+        async def load(config: Config) -> tuple[Speech, ModelInfo]:
+            return await asyncio.to_thread(load_speech, config, executor)
+
+        services = Services(config, expected_model(config), load)
+        await services.host.borrow()
+        try:
+            yield services
+        finally:
+            await services.host.close()
 
 
 async def _converse(services: Services, clip: Clip, quiet: float) -> Answer:

@@ -48,7 +48,8 @@ _REPEATS = 20
 
 @dataclass(frozen=True)
 class Crowd:
-    """How `clients` were served: seconds between their steps, the engine's share of the time."""
+    """How `clients` were served: seconds between their steps, and for how much of the time
+    there was a pass of the decoder, or it waited for the encoder."""
 
     clients: int
     intervals: list[float]
@@ -85,7 +86,7 @@ def transcripts(device: str, compute_type: str, samples: Sequence[np.ndarray]) -
 
 
 def crowds(
-    device: str, dims: Dimensions, scripts: Sequence[Script], sizes: Sequence[int], seconds: float, start_seconds: float
+    device: str, dims: Dimensions, scripts: Sequence[Script], sizes: Sequence[int], seconds: float
 ) -> list[Crowd]:
     """Serves ever more clients, until they wait too long."""
     runners: list[ScriptedRunner] = []
@@ -97,15 +98,15 @@ def crowds(
         runners.append(runner)
         return runner
 
-    engine = Engine.start(load, DecodingSettings(start_seconds=start_seconds))
+    engine = Engine.start(load, DecodingSettings())
     progress(f"{runners[0].slots} slots")
     served = []
     try:
         for clients in sizes:
             progress(f"{clients} clients")
-            busy, began = engine.statistics.busy.total, time.monotonic()
+            busy, began = engine.statistics.decoder.total, time.monotonic()
             seen = asyncio.run(crowd(engine, runners[0], scripts, clients, seconds / 2, seconds))
-            share = (engine.statistics.busy.total - busy) / (time.monotonic() - began)
+            share = (engine.statistics.decoder.total - busy) / (time.monotonic() - began)
             window = seen.seconds / max(1, seen.steps)
             served.append(Crowd(clients, seen.intervals, share, seen.steps / seconds, window))
             if not seen.intervals or np.percentile(seen.intervals, 95) > 2 * _LIMIT_SECONDS:
@@ -177,7 +178,6 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, mps or cpu")
     parser.add_argument("--clients", type=int, nargs="+", default=_CLIENTS, help="numbers to try, in ascending order")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long each number is observed")
-    parser.add_argument("--start-seconds", type=float, default=120.0, help="audio that one pass may begin to encode")
     parser.add_argument("--audio", type=Path, default=DEFAULT_AUDIO, help="folder with a manifest.jsonl")
     parser.add_argument("--limit", type=int, help="take only the first clips")
     parser.add_argument("--small", action="store_true", help="a model of one small layer instead of large-v3-turbo's")
@@ -197,9 +197,7 @@ def main() -> None:
     _print_kernels(in_process(measure_kernels, arguments.device, dims, batches))
     scripts = [script for _, script in expected]
     sizes = sorted(arguments.clients)
-    _print_crowds(
-        in_process(crowds, arguments.device, dims, scripts, sizes, arguments.seconds, arguments.start_seconds)
-    )
+    _print_crowds(in_process(crowds, arguments.device, dims, scripts, sizes, arguments.seconds))
 
 
 def _print_transcripts(device: str, said: Sequence[str], expected: Sequence[str], heard: Sequence[str]) -> None:

@@ -79,8 +79,8 @@ class ScriptedSearch(Search):
 
 
 class ScriptedRunner(Runner):
-    def __init__(self, model: Whisper, tokenizer: Tokenizer, slots: int) -> None:
-        super().__init__(model, tokenizer, slots)
+    def __init__(self, model: Whisper, tokenizer: Tokenizer, slots: int, threads: int = 0) -> None:
+        super().__init__(model, tokenizer, slots, threads)
         search = ScriptedSearch(tokenizer, self._cache, self._context_limit)
         self._search, self.scripts = search, search.scripts
 

@@ -119,7 +119,10 @@ class ContextStore:
     One live user per id; what stays unused for `idle_seconds` is dropped, and so is the oldest beyond `limit`.
     """
 
-    def __init__(self, idle_seconds: float, limit: int = 1000, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, idle_seconds: float, limit: int = 1000, clock: Callable[[], float] = lambda: time.monotonic()
+    ) -> None:
+        """`clock` looks `time.monotonic` up at each call: benchmarks put another in its place."""
         self._idle_seconds, self._limit, self._clock = idle_seconds, limit, clock
         self._away: dict[str, tuple[float, DecoderContext]] = {}
         self._live: set[str] = set()
