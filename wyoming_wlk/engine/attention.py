@@ -108,18 +108,20 @@ class RowAttention:
     def __init__(self, batch: Sequence[DecoderInput], cache: KVCache, aligned: Sequence[Tensor]) -> None:
         self._cache, self._aligned = cache, aligned
         self._rows: list[_Row] = []
+        device = cache.self_kv.device
         places: list[int] = []
         slots: list[int] = []
         for item in batch:
             count, start = len(item.tokens[0]), cache.tokens[item.slots[0]]
             span = slice(len(places), len(places) + len(item.slots) * count)
-            causal = torch.full((count, start + count), -math.inf).triu(start + 1) if count > 1 else None
+            square = (count, start + count)
+            causal = torch.full(square, -math.inf, device=device).triu(start + 1) if count > 1 else None
             lengths = cache.entries[item.audio], cache.frames[item.audio]
             self._rows.append(_Row(item.audio, item.slots, span, start + count, *lengths, causal))
             for slot in item.slots:
                 places += range(start, start + count)
                 slots += [slot] * count
-        self.places, self._slots = torch.tensor(places), torch.tensor(slots)
+        self.places, self._slots = torch.tensor(places, device=device), torch.tensor(slots, device=device)
         self._seen: list[Tensor] = []
 
     def tokens(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
@@ -144,7 +146,7 @@ class RowAttention:
     def audio(self, layer: int, q: Tensor) -> Tensor:
         cross, aligned = self._cache.cross_kv[:, layer], self._aligned[layer]
         q = q * q.shape[-1] ** -0.5
-        seen = torch.zeros(len(aligned), len(q), max(row.frames for row in self._rows))
+        seen = q.new_zeros(len(aligned), len(q), max(row.frames for row in self._rows), dtype=torch.float32)
         attended = []
         for row in self._rows:
             keys, values = cross[:, row.audio, :, : row.entries]

@@ -102,9 +102,9 @@ class Decoder:
 
     def __call__(self, batch: Sequence[DecoderInput], cache: KVCache) -> DecoderPass:
         """Appends tokens (one or more) to the rows of a batch, each with its own lengths, and attends row by row."""
-        ids = torch.tensor([token for item in batch for beam in item.tokens for token in beam])
+        ids = [token for item in batch for beam in item.tokens for token in beam]
         attention = RowAttention(batch, cache, self.aligned)
-        hidden = self.run(ids, attention)
+        hidden = self.run(torch.tensor(ids, device=self._positions.device), attention)
         return DecoderPass.of(batch, cache, hidden, attention.weights())
 
     def run(self, ids: Tensor, attention: DecoderAttention) -> Tensor:
