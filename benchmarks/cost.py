@@ -38,7 +38,7 @@ from benchmarks.operations import (
 from benchmarks.report import print_machine, print_table, progress
 from benchmarks.servers import our_config
 from wyoming_wlk.engine import model as network
-from wyoming_wlk.engine.model import DecoderInput
+from wyoming_wlk.engine.attention import DecoderInput
 from wyoming_wlk.loading import model_threads
 
 _WINDOWS = (3, 5, 10, 20, 30)
@@ -122,12 +122,13 @@ def measure_parts(options: Sequence[str]) -> tuple[Device, Whisper, list[Part]]:
         cost = whisper.encoder(frames) + whisper.cross(frames)
         measure(f"encoder, {seconds} s", cost, partial(model.encode, [noise(model, seconds)]))
     cache = model.new_cache(max(_ROWS))
-    fill(model, cache)
+    passes = model.passes(cache)
+    fill(model, cache, passes, ENCODED_SECONDS)
     frames = ENCODED_SECONDS * FRAMES_PER_SECOND
 
     def one_pass(rows: int, new: int, earlier: int) -> None:
         cache.tokens[:] = [earlier] * cache.slots
-        model.decoder([DecoderInput(slot, [slot], [[1] * new]) for slot in range(rows)], cache)
+        passes([DecoderInput(slot, [slot], [[1] * new]) for slot in range(rows)])
 
     for rows in _ROWS:
         cost = whisper.decoder(rows, 1, CONTEXT_TOKENS, frames)

@@ -26,9 +26,12 @@ from benchmarks.clips import DEFAULT_AUDIO, Clip, load_clips, word_error_rate
 from benchmarks.report import percentage, percentile, print_machine, print_table, progress
 from benchmarks.servers import our_config
 from wyoming_wlk.config import Config
+from wyoming_wlk.engine.attention import DecoderInput
 from wyoming_wlk.engine.cache import KVCache, ParkedRow
 from wyoming_wlk.engine.checkpoint import load_checkpoint
-from wyoming_wlk.engine.model import DecoderInput, Precision, Whisper
+from wyoming_wlk.engine.layers import Precision
+from wyoming_wlk.engine.model import Whisper
+from wyoming_wlk.engine.passes import Passes
 from wyoming_wlk.events import Event, Finished, TextUpdate
 from wyoming_wlk.hosting import ModelInfo
 from wyoming_wlk.loading import choose_device, expected_model, find_model, load_speech, model_threads
@@ -138,8 +141,9 @@ def measure_kernels(options: Sequence[str]) -> Kernels:
     """The parts of the model one by one, on this thread."""
     model = load_model(our_config(options))
     cache = model.new_cache(max(_BATCHES))
+    passes = model.passes(cache)
     encoder = {seconds: timed(model.device, partial(model.encode, [noise(model, seconds)])) for seconds in _WINDOWS}
-    return Kernels(_measure_parking(model, cache), encoder, _measure_decoder(model, cache))
+    return Kernels(_measure_parking(model, cache, passes), encoder, _measure_decoder(model, cache, passes))
 
 
 def load_model(config: Config) -> Whisper:
@@ -150,36 +154,43 @@ def load_model(config: Config) -> Whisper:
     return Whisper(checkpoint, Precision.choose(config.model.compute_type, device), device)
 
 
-def _measure_parking(model: Whisper, cache: KVCache) -> Parking:
-    fill(model, cache)
+def _measure_parking(model: Whisper, cache: KVCache, passes: Passes) -> Parking:
+    fill(model, cache, passes, ENCODED_SECONDS)
     first, second = 0, 1
     parked = cache.park(first)
     park = timed(model.device, partial(cache.park, first))
-    restore = timed(model.device, partial(cache.restore, second, parked))
-    exact = _same_bits(parked, cache.park(second))
-    hidden = [model.decoder([DecoderInput(slot, [slot], [[1]])], cache)[0].hidden for slot in (first, second)]
+    restore = timed(model.device, partial(_restore, cache, second, parked))
+    again = cache.park(second)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    exact = _same_bits(parked, again)
+    hidden = [passes([DecoderInput(slot, [slot], [[1]])])[0].hidden for slot in (first, second)]
     return Parking(parked.nbytes / 1e6, park, restore, exact and _same(*hidden))
 
 
-def _measure_decoder(model: Whisper, cache: KVCache) -> dict[str, list[float]]:
+def _restore(cache: KVCache, slot: int, parked: ParkedRow) -> None:
+    cache.restore(slot, parked)
+    cache.settle()
+
+
+def _measure_decoder(model: Whisper, cache: KVCache, passes: Passes) -> dict[str, list[float]]:
     batches = {f"{n} rows": [DecoderInput(slot, [slot], [[1]]) for slot in range(n)] for n in _BATCHES}
     batches[f"{_BEAMS} beams"] = [DecoderInput(0, list(range(_BEAMS)), [[1]] * _BEAMS)]
-    fill(model, cache)
+    fill(model, cache, passes, ENCODED_SECONDS)
 
     def one_pass(batch: list[DecoderInput]) -> None:
         cache.tokens[:] = [CONTEXT_TOKENS] * cache.slots
-        outputs = model.decoder(batch, cache)
-        model.decoder.logits(torch.cat([output.hidden for output in outputs]))
+        model.decoder.logits(passes(batch).hidden)
 
     return {name: timed(model.device, partial(one_pass, batch)) for name, batch in batches.items()}
 
 
-def fill(model: Whisper, cache: KVCache) -> None:
+def fill(model: Whisper, cache: KVCache, passes: Passes, seconds: int) -> None:
     """Gives every slot the same window and so many tokens."""
-    cross = model.encode([noise(model, ENCODED_SECONDS)])[0]
+    cross = model.encode([noise(model, seconds)])[0]
     for slot in range(cache.slots):
         cache.set_audio(slot, cross)
-        model.decoder([DecoderInput(slot, [slot], [list(range(CONTEXT_TOKENS))])], cache)
+        passes([DecoderInput(slot, [slot], [list(range(CONTEXT_TOKENS))])])
 
 
 def noise(model: Whisper, seconds: int) -> Tensor:

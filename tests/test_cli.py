@@ -96,7 +96,7 @@ def test_wrong_usage(arguments: list[str], words: str) -> None:
 
 def test_wrong_environment(tmp_path: Path) -> None:
     """A wrong variable, or a file that is not there, ends the same way."""
-    assert "WLK_SLOTS: '0' is wrong: must be from 1 to 4096" in the_line(run("serve", WLK_SLOTS="0"), 2)
+    assert "WLK_SLOTS: '4097' is wrong: must be from 0 to 4096" in the_line(run("serve", WLK_SLOTS="4097"), 2)
     line = the_line(run("serve", WLK_PROMPT_FILE=str(tmp_path / "missing")), 2)
     assert "WLK_PROMPT_FILE: cannot read" in line and str(tmp_path / "missing") in line
 

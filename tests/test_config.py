@@ -75,7 +75,7 @@ WRONG = {
     "device": ("tpu", "CPU", ""),
     "compute_type": ("int4", "fp16"),
     "threads": ("-1", "1.5", "many", "", "257"),
-    "slots": ("0", "4097", "inf", "9" * 5000),
+    "slots": ("-1", "4097", "inf", "9" * 5000),
     "data_dir": ("~nobody-of-this-name/x",),
     "offline": ("maybe", "yes"),
     "language": ("klingon", "xx-XX"),
@@ -239,6 +239,8 @@ def test_options_that_do_not_go_together() -> None:
             parse(*twice)
     with pytest.raises(ConfigError, match="--compute-type int8"):
         parse("--compute-type", "int8", "--device", "cuda")
+    with pytest.raises(ConfigError, match="--compute-type int8"):
+        parse("--compute-type", "int8", "--device", "mps")
 
 
 def test_help_mentions_each_option() -> None:

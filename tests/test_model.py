@@ -120,7 +120,7 @@ def mel_of(samples: np.ndarray, frames: int) -> torch.Tensor:
 
 def full_window(model: Whisper, samples: np.ndarray) -> tuple[torch.Tensor, CrossAttention]:
     """Features and cross-attention of a whole 30 s window, as the published network has them."""
-    features = model.encoder([mel_of(samples, 1500)], None)
+    features = model.encoder([mel_of(samples, 1500)], model.silence)
     return features, CrossAttention(model.decoder.cross_keys_values(features), 1500)
 
 

@@ -103,13 +103,19 @@ class ModelConfig:
     """Which model runs, and where."""
 
     model: str = option("auto", text, "a catalogue name (see `wyoming-wlk models`), a model folder, or auto", "NAME")
-    device: str = option("auto", one_of("auto", "cpu", "cuda"), "where the model runs: auto, cpu or cuda", "DEVICE")
+    device: str = option(
+        "auto", one_of("auto", "cpu", "cuda", "mps"),
+        "where the model runs: auto (cuda if there is one), cpu, cuda or mps", "DEVICE",
+    )  # fmt: skip
     compute_type: str = option(
         "auto", one_of("auto", "int8", "float32", "float16", "bfloat16"),
         "number type of the model: auto, int8 (CPU only), float32, float16 or bfloat16", "TYPE",
     )  # fmt: skip
     threads: int = option(0, whole(0, 256), "CPU threads of the encoder; 0 takes all cores but one", "N")
-    slots: int = option(16, whole(1, 4096), "utterances decoded at the same time; more wait their turn", "N")
+    slots: int = option(
+        0, whole(0, 4096),
+        "utterances decoded at the same time, more wait their turn; 0 for 16, or what a GPU's memory holds", "N",
+    )  # fmt: skip
     unload_after: float | None = option(
         None, off_or(decimal(1)),
         "seconds without a client after which the model leaves the memory, until somebody speaks again; off to keep it",
@@ -316,12 +322,12 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
-        if self.decoding.beam_size > self.model.slots:
+        if 0 < self.model.slots < self.decoding.beam_size:
             raise ConfigError(f"--beam-size {self.decoding.beam_size} needs at least as many --slots")
         names = [program.name for program in (STANDARD, *self.programs.program)]
         if len(set(names)) < len(names):
             raise ConfigError(f"--program: two programs have the same name; {STANDARD.name} is the server's own")
-        if self.model.compute_type == "int8" and self.model.device == "cuda":
+        if self.model.compute_type == "int8" and self.model.device in ("cuda", "mps"):
             raise ConfigError("--compute-type int8 runs on the CPU only")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from wyoming_wlk.catalogue import CATALOGUE, VAD, automatic_choices
 from wyoming_wlk.config import Config
 from wyoming_wlk.engine.engine import DecodingSettings, Engine
-from wyoming_wlk.engine.runner import DeviceSettings, cuda_memory_gb
+from wyoming_wlk.engine.runner import DeviceSettings, available_devices, cuda_memory_gb
 from wyoming_wlk.errors import ModelError
 from wyoming_wlk.hosting import ModelInfo
 from wyoming_wlk.models import InstalledModel, ModelStore
@@ -24,8 +24,8 @@ _LOG = logging.getLogger(__name__)
 def choose_device(config: Config) -> str:
     """Raises `ModelError` where a GPU is asked for and there is none."""
     if config.model.device != "auto":
-        if config.model.device == "cuda" and not cuda_memory_gb():
-            raise ModelError("--device cuda: torch finds no GPU here")
+        if config.model.device not in available_devices():
+            raise ModelError(f"--device {config.model.device}: torch finds no GPU here")
         return config.model.device
     return "cuda" if cuda_memory_gb() else "cpu"
 

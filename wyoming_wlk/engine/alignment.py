@@ -48,20 +48,20 @@ def _median_filter(scores: np.ndarray) -> np.ndarray:
 def _monotonic_starts(scores: np.ndarray) -> np.ndarray:
     """Dynamic programming over scores [tokens, frames]: each frame belongs to the token before or the next one.
 
-    Vectorized over tokens, one pass over frames. Leading frames may belong to no token.
+    Vectorized over frames: what a token is worth up to a frame is the sum of its scores since it began, and the best
+    beginning so far is a running maximum. Leading frames may belong to no token.
     """
     tokens, frames = scores.shape
-    best = np.full(tokens + 1, -np.inf)
-    best[0] = 0.0
-    moved = np.zeros((frames, tokens + 1), dtype=bool)
-    for frame in range(frames):
-        advance = best[:-1]
-        moved[frame, 1:] = advance > best[1:]
-        best[1:] = np.where(moved[frame, 1:], advance, best[1:]) + scores[:, frame]
+    sums = np.cumsum(scores, axis=1, dtype=np.float64)
+    gains = np.empty((tokens, frames))  # of a token's beginning in a frame, short of its sum up to a later one
+    before = np.zeros(frames)
+    for token in range(tokens):
+        gains[token] = before - (sums[token] - scores[token])
+        best = sums[token] + np.maximum.accumulate(gains[token])
+        before = np.append(-np.inf, best[:-1])
     starts = np.zeros(tokens, dtype=int)
-    token = tokens
-    for frame in range(frames - 1, -1, -1):
-        if token and moved[frame, token]:
-            starts[token - 1] = frame
-            token -= 1
+    end = frames
+    for token in range(tokens - 1, -1, -1):
+        if end:
+            starts[token] = end = int(gains[token, :end].argmax())
     return starts

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wyoming_wlk.engine.transfer import to_device
+
 SAMPLE_RATE = 16000
 N_FFT = 400
 HOP = 160
@@ -49,7 +51,7 @@ class MelFrontend:
 
     def frames(self, samples: np.ndarray) -> Tensor:
         """Raw log10 mel frames of `samples` [N_FFT + (n - 1) * HOP] without padding: [n_mels, n]."""
-        audio = torch.from_numpy(samples).to(self._device)
+        audio = to_device(torch.from_numpy(samples), self._device)
         spectrum = torch.stft(audio, N_FFT, HOP, window=self._hann, center=False, return_complex=True)
         power = spectrum.real.square() + spectrum.imag.square()
         return (self._filters @ power).clamp(min=10**_FLOOR).log10()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +18,20 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from wyoming_wlk.engine.cache import CrossAttention, KVCache
+from wyoming_wlk.engine.attention import DecoderInput
+from wyoming_wlk.engine.cache import CrossAttention, KVCache, default_slots
 from wyoming_wlk.engine.checkpoint import Checkpoint
 from wyoming_wlk.engine.context import DecoderContext
-from wyoming_wlk.engine.hypothesis import Beam, Row, repeated_tail, was_spoken
+from wyoming_wlk.engine.decoder import DecoderPass
+from wyoming_wlk.engine.hypothesis import Beam, Row
+from wyoming_wlk.engine.layers import Precision
 from wyoming_wlk.engine.mel import HOP, SAMPLE_RATE, MelFrontend, MelWindow, normalize
-from wyoming_wlk.engine.model import DecoderInput, DecoderOutput, Precision, Whisper
+from wyoming_wlk.engine.model import Whisper
+from wyoming_wlk.engine.search import Search
+from wyoming_wlk.engine.selection import Selector
 from wyoming_wlk.engine.statistics import Recent
 from wyoming_wlk.engine.tokenizer import Tokenizer
+from wyoming_wlk.engine.transfer import to_host, upload
 
 PADDING_SECONDS = 0.7
 """Real silence after the audio, before the thinned-out silence begins: the model then finds the end by itself."""
@@ -48,7 +53,8 @@ class DeviceSettings:
     device: str = "cpu"
     compute_type: str = "auto"
     threads: int = 0
-    slots: int = 16
+    slots: int = 0
+    """0: what suits the device."""
 
 
 class Runner:
@@ -63,11 +69,10 @@ class Runner:
         self._free = list(range(slots - 1, -1, -1))
         self._mel = MelFrontend(model.dims.n_mels, model.device)
         self._windows: WeakKeyDictionary[DecoderContext, tuple[int, MelWindow]] = WeakKeyDictionary()
-        self._suppress = torch.zeros(model.dims.n_vocab, device=model.device)
-        self._suppress[list(tokenizer.suppressed)] = -math.inf
-        self._suppress[tokenizer.timestamp_begin :] = -math.inf
+        self._passes = model.passes(self._cache)
+        self._selector = Selector(tokenizer, model.dims.n_vocab, model.device)
         self._context_limit = model.dims.n_text_ctx - 1
-        self._at_start = torch.tensor([tokenizer.space, tokenizer.eot], device=model.device)
+        self._search = Search(tokenizer, self._cache, self._context_limit)
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, tokenizer_file: Path, settings: DeviceSettings) -> Runner:
@@ -76,11 +81,12 @@ class Runner:
             torch.set_num_threads((settings.threads + 1) // 2)
         device = torch.device(settings.device)
         model = Whisper(checkpoint, Precision.choose(settings.compute_type, device), device)
-        return cls(model, Tokenizer(tokenizer_file, checkpoint.dims.n_vocab), settings.slots, settings.threads)
+        slots = settings.slots or default_slots(model.dims, model.precision.state, device)
+        return cls(model, Tokenizer(tokenizer_file, checkpoint.dims.n_vocab), slots, settings.threads)
 
     def unload(self) -> None:
         """Frees the device and the memory, whoever still holds the runner; nothing can be run any more."""
-        del self._model, self._cache, self._mel, self._windows, self._suppress, self._at_start
+        del self._model, self._cache, self._passes, self._selector, self._search, self._mel, self._windows
         gc.collect()  # loading leaves some cycles behind
         release_memory()
         if torch.cuda.is_available():
@@ -103,6 +109,7 @@ class Runner:
 
     def park(self, row: Row) -> None:
         """Moves a row's state to host memory and frees its slots."""
+        self._cache.settle()
         row.parked = {slot: self._cache.park(slot) for slot in row.slots}
         self.release(row)
 
@@ -117,6 +124,7 @@ class Runner:
 
     def release(self, row: Row) -> None:
         """Frees a row's slots; what is in them is lost."""
+        self._cache.settle()
         self._free.extend(row.slots)
         row.slots = []
 
@@ -152,20 +160,12 @@ class Runner:
         for row in rows:
             row.prefix = self._prefix(row)
         drafts = [self._draft(row) for row in rows]
-        outputs = self._decode(rows, [row.prefix + draft for row, draft in zip(rows, drafts, strict=True)])
-        # The position of start-of-transcript tells of speech at all; those from the prefix's last on predict text.
-        hidden = [
-            torch.cat([output.hidden[row.prompt_length][None], output.hidden[len(row.prefix) - 1 :]])
-            for row, output in zip(rows, outputs, strict=True)
-        ]
-        logits = torch.split(self._model.decoder.logits(torch.cat(hidden)), [len(part) for part in hidden])
-        for row, draft, output, scores in zip(rows, drafts, outputs, logits, strict=True):
-            row.no_speech = float(torch.softmax(scores[0], dim=-1)[self.tokenizer.no_speech])
-            self._verify(row, draft, scores[1:], output.attention[:, len(row.prefix) - 1 :].half())
+        self._read_prefixes(rows, drafts)
 
     @torch.inference_mode()
     def advance(self, rows: Sequence[Row]) -> None:
         """One more token for every row."""
+        self._cache.settle()
         batch = [
             DecoderInput(
                 row.slots[0],
@@ -174,12 +174,13 @@ class Runner:
             )
             for row in rows
         ]
-        outputs = self._model.decoder(batch, self._cache)
-        logits = self._model.decoder.logits(torch.cat([output.hidden for output in outputs]))
-        parts = torch.split(logits, [len(row.beams) for row in rows])
-        for row, output, scores in zip(rows, outputs, parts, strict=True):
+        outputs = self._passes(batch)
+        evidence = to_host(outputs.attention.half())
+        questions = [self._search.question(row, beam.match, len(beam.tokens)) for row in rows for beam in row.beams]
+        answers = self._selector.choose(self._model.decoder.logits(outputs.hidden), questions)
+        for row, span, frames in zip(rows, outputs.tokens, outputs.frames, strict=True):
             row.turn_tokens += 1
-            self._extend(row, scores, output.attention.half())
+            self._search.extend(row, answers[span], evidence[:, span, :frames])
 
     def retry(self, row: Row) -> None:
         """Decodes a finished row once more in its next way; the audio is in its slots still."""
@@ -204,22 +205,21 @@ class Runner:
         frames = min(self._model.dims.n_audio_ctx, -(-padded // step) * _WINDOW_FRAMES)
         return normalize(window.update(context.audio, 2 * frames))
 
-    def _decode(self, rows: Sequence[Row], tokens: Sequence[list[int]]) -> list[DecoderOutput]:
+    def _decode(self, rows: Sequence[Row], tokens: Sequence[list[int]]) -> DecoderPass:
         """A pass over rows that have one beam yet."""
         batch = [DecoderInput(row.slots[0], row.slots[:1], [new]) for row, new in zip(rows, tokens, strict=True)]
-        return self._model.decoder(batch, self._cache)
+        return self._passes(batch)
 
     def _detect_languages(self, rows: Sequence[Row]) -> None:
         """Whisper's own language detection: the likeliest language token after a bare start of transcript."""
         if not rows:
             return
         outputs = self._decode(rows, [[self.tokenizer.sot]] * len(rows))
-        logits = self._model.decoder.logits(torch.cat([output.hidden for output in outputs]))
+        logits = self._model.decoder.logits(outputs.hidden)
         first = self.tokenizer.sot + 1
-        for row, choice in zip(
-            rows, logits[:, first : first + len(self.tokenizer.languages)].argmax(dim=1), strict=True
-        ):
-            row.language = self.tokenizer.languages[int(choice)]
+        choices = logits[:, first : first + len(self.tokenizer.languages)].argmax(dim=1).tolist()
+        for row, choice in zip(rows, choices, strict=True):
+            row.language = self.tokenizer.languages[choice]
             self._cache.tokens[row.beams[0].slot] = 0
 
     def _prefix(self, row: Row) -> list[int]:
@@ -248,107 +248,35 @@ class Runner:
         draft = context.committed + context.tentative if row.final else context.tentative
         return draft[: max(0, min(row.token_limit, self._context_limit - len(row.prefix)))]
 
-    def _verify(self, row: Row, draft: list[int], logits: Tensor, attention: Tensor) -> None:
-        """Takes over the draft as far as the model agrees, and the token it says instead."""
-        slot = row.beams[0].slot
-        for position in range(len(draft) + 1):
-            self._extend(row, logits[position : position + 1], attention[:, position : position + 1])
-            if row.done or row.beams[0].tokens[-1] != (draft[position] if position < len(draft) else None):
-                break
-        if not row.done:
-            self._cache.tokens[slot] = len(row.prefix) + len(row.beams[0].tokens) - 1
-
-    def _extend(self, row: Row, logits: Tensor, attention: Tensor) -> None:
-        """One step of the search. logits: [beams, n_vocab]; attention: [heads, beams, frames]."""
-        logits = logits + self._suppress
-        if not row.beams[0].tokens and not row.committed:
-            logits[:, self._at_start] = -math.inf
-        grown: list[tuple[int, int, float]] = []
-        for parent, token, logprob in self._candidates(row, logits):
-            if token == self.tokenizer.eot:
-                row.finished.append(row.beams[parent].ended(logprob))
-            else:
-                grown.append((parent, token, logprob))
-            if len(grown) == row.search_width:
-                break
-        if len(row.finished) >= row.search_width:
-            grown = []
-        beams = self._grow(row, grown, attention)
-        row.beams = []
-        for beam in beams:
-            full = len(beam.tokens) >= row.token_limit or len(row.prefix) + len(beam.tokens) >= self._context_limit
-            looped = self._looped(row, beam)
-            if looped or full:
-                row.finished.append(beam.shortened(looped, row.names))
-            else:
-                row.beams.append(beam)
-
-    def _looped(self, row: Row, beam: Beam) -> int:
-        """How many tokens at the end of a hypothesis are a loop of the model's."""
-        repeat = repeated_tail([*row.committed, *beam.tokens], strict=not row.final)
-        if repeat is None:
-            return 0
-        frames = [int(weights.mean(dim=0).argmax()) for weights in beam.attention]
-        if was_spoken(repeat, frames, row.request.context.attended):
-            return 0
-        return min(repeat.drop, len(beam.tokens))
-
-    def _candidates(self, row: Row, logits: Tensor) -> list[tuple[int, int, float]]:
-        """(beam, token, log-probability of the token), best first; at a temperature, one sample.
-
-        Names that are expected count in the choice alone; the log-probability is the model's own.
-        """
-        norms, biased = torch.logsumexp(logits, dim=-1), self._biased(row, logits)
-        if row.temperature > 0:
-            # Seeded by the position alone, so that a client gets the same whoever else is there.
-            generator = torch.Generator(logits.device).manual_seed(len(row.beams[0].tokens))
-            weights = torch.softmax(biased[0] / row.temperature, dim=-1)
-            token = int(torch.multinomial(weights, 1, generator=generator))
-            return [(0, token, float(logits[0, token] - norms[0]))]
-        if row.search_width == 1:
-            token = int(biased[0].argmax())
-            return [(0, token, float(logits[0, token] - norms[0]))]
-        tokens = biased.topk(2 * row.search_width, dim=-1).indices
-        logprobs = logits.gather(1, tokens) - norms[:, None]
-        by_beam = zip(tokens.tolist(), logprobs.tolist(), strict=True)
-        found = [
-            (beam, token, logprob)
-            for beam, pairs in enumerate(by_beam)
-            for token, logprob in zip(*pairs, strict=True)
-            if logprob > -math.inf
+    def _read_prefixes(self, rows: Sequence[Row], drafts: Sequence[list[int]]) -> None:
+        """The first pass: over prefix and draft at once, from which the text begins."""
+        outputs = self._decode(rows, [row.prefix + draft for row, draft in zip(rows, drafts, strict=True)])
+        # The position of start-of-transcript tells of speech at all; those from the prefix's last on predict text.
+        starts = [span.start + row.prompt_length for row, span in zip(rows, outputs.tokens, strict=True)]
+        texts = [
+            place
+            for row, span in zip(rows, outputs.tokens, strict=True)
+            for place in range(span.start + len(row.prefix) - 1, span.stop)
         ]
-        return sorted(found, key=lambda item: self._total(row, *item), reverse=True)
+        logits = self._model.decoder.logits(outputs.hidden[upload(starts + texts, self._model.device)])
+        no_speech = to_host(torch.softmax(logits[: len(rows)], dim=-1)[:, self.tokenizer.no_speech])
+        evidence = to_host(outputs.attention[:, upload(texts, self._model.device)].half())
+        questions = [
+            question for row, draft in zip(rows, drafts, strict=True) for question in self._search.questions(row, draft)
+        ]
+        answers = self._selector.choose(logits[len(rows) :], questions)
+        begin = 0
+        for row, draft, frames, silent in zip(rows, drafts, outputs.frames, no_speech.tolist(), strict=True):
+            end = begin + len(draft) + 1
+            row.no_speech = silent
+            self._search.verify(row, draft, answers[begin:end], evidence[:, begin:end, :frames])
+            begin = end
 
-    def _biased(self, row: Row, logits: Tensor) -> Tensor:
-        """The same with what each token is worth to a name: [beams, n_vocab]."""
-        if not row.names:
-            return logits
-        biased = logits.clone()
-        for index, beam in enumerate(row.beams):
-            bonuses = row.names.bonuses(beam.match, alone=row.search_width == 1)
-            biased[index, list(bonuses)] += torch.tensor(list(bonuses.values()), device=logits.device)
-        return biased
 
-    def _total(self, row: Row, index: int, token: int, logprob: float) -> float:
-        """What a beam would be worth with one more token."""
-        beam = row.beams[index]
-        match = row.names.step(beam.match, token)
-        return sum(beam.logprobs) + logprob + match.earned + match.pending
-
-    def _grow(self, row: Row, grown: list[tuple[int, int, float]], attention: Tensor) -> list[Beam]:
-        """The next beams: each stays in its parent's slot, further children of one parent get copies of its tokens."""
-        parents = {row.beams[index].slot for index, _, _ in grown}
-        spare = [slot for slot in row.slots if slot not in parents]
-        beams: list[Beam] = []
-        for index, token, logprob in grown:
-            parent = row.beams[index]
-            slot = parent.slot
-            if any(beam.slot == slot for beam in beams):
-                slot = spare.pop()
-                self._cache.copy_tokens(parent.slot, slot)
-            match = row.names.step(parent.match, token)
-            beams.append(parent.extended(slot, token, logprob, attention[:, index], match))
-        return beams
+def available_devices() -> list[str]:
+    """Where models can run, by torch's names."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [name for name, is_there in there.items() if is_there]
 
 
 def cuda_memory_gb() -> float:

@@ -1,0 +1,86 @@
+"""Whisper's encoder over windows of different lengths, with the silence behind each of them (see `model.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wyoming_wlk.engine.attention import WindowAttention
+from wyoming_wlk.engine.checkpoint import Dimensions
+from wyoming_wlk.engine.layers import Mlp, Precision, Weights, layer_norm
+
+
+@dataclass(frozen=True)
+class Silence:
+    """What the encoder computes for silence at each `SILENCE_STRIDE`th position of the window.
+
+    `keys` and `values`: [encoder layers, heads, n_audio_ctx / stride, head size]; `cross`: the decoder's view of the
+    same frames, [2, decoder layers, heads, n_audio_ctx / stride, head size].
+    """
+
+    keys: Tensor
+    values: Tensor
+    cross: Tensor
+
+
+class _EncoderLayer:
+    def __init__(self, weights: Weights, name: str, heads: int, attention: torch.dtype) -> None:
+        self._heads, self._dtype = heads, attention
+        self._norm = weights.norm(f"{name}.attn_ln")
+        self._qkv = weights.linear(*(f"{name}.attn.{part}" for part in ("query", "key", "value")))
+        self._out = weights.linear(f"{name}.attn.out")
+        self._mlp = Mlp(weights, name)
+
+    def __call__(
+        self, x: Tensor, attention: WindowAttention, silent: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x [sum of lengths, state] -> the same, and all keys and values [sum of lengths, heads, head size]."""
+        qkv = self._qkv(layer_norm(x, self._norm)).to(self._dtype)
+        q, k, v = qkv.view(len(x), 3, self._heads, -1).unbind(1)
+        x = x + self._out(attention(q, k, v, silent).reshape(len(x), -1).to(x.dtype))
+        return self._mlp(x), k, v
+
+
+class Encoder:
+    """`attention` makes that of windows of given lengths."""
+
+    def __init__(
+        self,
+        dims: Dimensions,
+        weights: Weights,
+        precision: Precision,
+        attention: Callable[[list[int]], WindowAttention],
+    ) -> None:
+        self._dtype, self._state, self._attention = precision.attention, precision.state, attention
+        self._positions = weights.state("encoder.positional_embedding")
+        self._convolutions = [
+            tuple(weights.state(f"encoder.{conv}.{kind}").to(self._dtype) for kind in ("weight", "bias"))
+            for conv in ("conv1", "conv2")
+        ]
+        self._layers = [
+            _EncoderLayer(weights, f"encoder.blocks.{i}", dims.n_audio_head, self._dtype)
+            for i in range(dims.n_audio_layer)
+        ]
+        self._norm = weights.norm("encoder.ln_post")
+
+    def __call__(
+        self, mels: Sequence[Tensor], silence: Silence, kept: list[tuple[Tensor, Tensor]] | None = None
+    ) -> Tensor:
+        """Features of all windows one after the other: [sum of n, state]. `kept` collects each layer's keys/values."""
+        x = torch.cat([self._embed(mel) for mel in mels])
+        attention = self._attention([mel.shape[1] // 2 for mel in mels])
+        for layer, *silent in zip(self._layers, silence.keys, silence.values, strict=True):
+            x, k, v = layer(x, attention, (silent[0], silent[1]))
+            if kept is not None:
+                kept.append((k, v))
+        return layer_norm(x, self._norm)
+
+    def _embed(self, mel: Tensor) -> Tensor:
+        (w1, b1), (w2, b2) = self._convolutions
+        x = F.gelu(F.conv1d(mel[None].to(self._dtype), w1, b1, padding=1))
+        x = F.gelu(F.conv1d(x, w2, b2, stride=2, padding=1))[0].t()
+        return x.to(self._state) + self._positions[: len(x)]

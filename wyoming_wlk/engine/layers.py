@@ -1,0 +1,78 @@
+"""What encoder and decoder are made of: number types, weights handed out in them, norms and feed-forward layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wyoming_wlk.engine.linear import FloatLinear, Int8Linear, Linear, int8_is_fast
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Number types: `linear` of the matrix products (int8 or a float type), `state` of activations and caches,
+    `attention` of the encoder's attention products."""
+
+    linear: torch.dtype
+    state: torch.dtype
+    attention: torch.dtype
+
+    @classmethod
+    def choose(cls, compute_type: str, device: torch.device) -> Precision:
+        """`compute_type` as the user wrote it: auto, int8, float32, float16 or bfloat16."""
+        if compute_type == "auto":
+            fast = "int8" if int8_is_fast() else "float32"
+            compute_type = fast if device.type == "cpu" else "float16"
+        if compute_type == "int8":
+            attention = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+            return cls(torch.int8, torch.float32, attention)
+        dtype: torch.dtype = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[
+            compute_type
+        ]
+        return cls(dtype, dtype, dtype)
+
+
+class Weights:
+    """Hands the checkpoint's tensors out in the wanted precision."""
+
+    def __init__(self, tensors: dict[str, Tensor], precision: Precision, device: torch.device) -> None:
+        self._tensors, self._precision, self.device = tensors, precision, device
+
+    def state(self, name: str) -> Tensor:
+        return self._tensors[name].to(self.device, self._precision.state)
+
+    def norm(self, name: str) -> tuple[Tensor, Tensor]:
+        return self.state(f"{name}.weight"), self.state(f"{name}.bias")
+
+    def linear(self, *names: str) -> Linear:
+        """One product for all of `names`, their outputs side by side; a missing bias (the keys') is zero."""
+        weights = [self._tensors[f"{name}.weight"] for name in names]
+        biases = [
+            self._tensors.get(f"{name}.bias", torch.zeros(len(weight), dtype=weight.dtype))
+            for name, weight in zip(names, weights, strict=True)
+        ]
+        return self.product(torch.cat(weights), torch.cat(biases))
+
+    def product(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        if self._precision.linear == torch.int8:
+            return Int8Linear(weight, bias)
+        return FloatLinear(weight, bias, self._precision.linear, self.device)
+
+    def raw(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+
+def layer_norm(x: Tensor, weight_bias: tuple[Tensor, Tensor]) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], *weight_bias)
+
+
+class Mlp:
+    def __init__(self, weights: Weights, name: str) -> None:
+        self._norm = weights.norm(f"{name}.mlp_ln")
+        self._up, self._down = weights.linear(f"{name}.mlp.0"), weights.linear(f"{name}.mlp.2")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x + self._down(F.gelu(self._up(layer_norm(x, self._norm))))
