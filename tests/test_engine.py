@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import Clip, start_engine
 
+from wyoming_wlk.engine.cache import CrossAttention
 from wyoming_wlk.engine.checkpoint import load_checkpoint
 from wyoming_wlk.engine.context import ClientOptions, DecoderContext
 from wyoming_wlk.engine.engine import DecodingSettings, Engine, StepDropped, StepFailed
@@ -199,12 +201,63 @@ async def test_a_failing_client_fails_alone(tiny_en: InstalledModel, clips: dict
         engine.stop()
 
 
+async def test_an_encoder_that_fails(
+    tiny_en: InstalledModel, clips: dict[str, Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client whose window cannot be encoded gets an error, and the others go on."""
+    encode = Runner.encode
+
+    def fail(runner: Runner, rows: Sequence[Row]) -> list[CrossAttention]:
+        if any(row.request.client == "bad" for row in rows):
+            raise RuntimeError("injected")
+        return encode(runner, rows)
+
+    monkeypatch.setattr(Runner, "encode", fail)
+    engine = start_engine(tiny_en)
+    try:
+        clients = ["good", "bad", "good"]
+        steps = [step(engine, context_of(clips["turn_on_the_lamp"].samples), StepKind.FINAL, name) for name in clients]
+        outcomes = await asyncio.gather(*steps, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [StepResult, StepFailed, StepResult]
+    finally:
+        engine.stop()
+
+
+async def test_dropped_while_encoding(
+    tiny_en: InstalledModel, clips: dict[str, Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request cancelled while its window is encoded is dropped only then: until then its context is in use."""
+    entered, go_on, encode = threading.Event(), threading.Event(), Runner.encode
+
+    def wait(runner: Runner, rows: Sequence[Row]) -> list[CrossAttention]:
+        entered.set()
+        assert go_on.wait(30)
+        return encode(runner, rows)
+
+    monkeypatch.setattr(Runner, "encode", wait)
+    engine = start_engine(tiny_en)
+    try:
+        request = StepRequest(context_of(clips["turn_on_the_lamp"].samples), StepKind.PARTIAL, 0.0, "leaver")
+        leaving = asyncio.create_task(engine.step(request))
+        other = asyncio.create_task(step(engine, context_of(clips["turn_on_the_lamp"].samples), StepKind.FINAL))
+        await asyncio.to_thread(entered.wait, 30)
+        request.cancelled = True
+        assert not (await asyncio.wait([leaving], timeout=0.2))[0]
+        go_on.set()
+        with pytest.raises(StepDropped):
+            await leaving
+        assert "lamp" in text(await other)
+    finally:
+        go_on.set()
+        engine.stop()
+
+
 async def test_a_dead_engine_says_so(
     tiny_en: InstalledModel, clips: dict[str, Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the engine itself fails, everybody who waits and everybody who comes later gets an error."""
     engine = start_engine(tiny_en)
-    monkeypatch.setattr(engine._scheduler, "plan", lambda: 1 / 0)
+    monkeypatch.setattr(engine._scheduler, "plan", lambda may_start: 1 / 0)
     contexts = [context_of(clips["1688-142285-0004"].samples) for _ in range(3)]
     steps = [step(engine, context, StepKind.FINAL) for context in contexts]
     outcomes = await asyncio.wait_for(asyncio.gather(*steps, return_exceptions=True), 30)

@@ -81,15 +81,32 @@ def test_newcomers_start_within_a_budget() -> None:
     assert names(made.plan().start) == ["longer"]
 
 
-def test_finals_are_rushed_but_nobody_starves() -> None:
-    """While a final runs, partials take part in some passes only, and in some passes they do."""
-    made = scheduler(row("final", FINAL), row("partial"), slots=4)
+def test_awaited_finals_are_rushed_but_nobody_starves() -> None:
+    """While somebody waits for a final, partials take part in some passes only, and in some passes they do."""
+    awaited = row("final", FINAL)
+    awaited.request.awaited = True
+    made = scheduler(awaited, row("partial"), slots=4)
     made.plan()
     made.add(row("newcomer"))
     passes = [names(made.plan().advance) for _ in range(64)]
     assert sum("partial" in each for each in passes) == 2
     assert sum("newcomer" in each for each in passes) >= 1
     assert all("final" in each for each in passes)
+
+
+def test_rows_in_the_encoder_keep_their_place() -> None:
+    """They are neither advanced nor parked for anybody, and no more rows start than the encoder takes."""
+    encoding = row("encoding", deadline=9)
+    made = scheduler(encoding, slots=2)
+    assert names(made.plan().start) == ["encoding"]
+    encoding.encoding = True
+    made.add(row("older", deadline=1))
+    made.add(row("final", FINAL))
+    plan = made.plan(may_start=False)
+    assert plan.start == plan.park == plan.advance == []
+    assert names(made.plan().start) == ["final"]
+    encoding.encoding = False
+    assert names(made.plan().park) == ["encoding"] or "encoding" in names(made.plan().advance)
 
 
 def test_a_final_that_is_awaited_goes_before_one_that_may_be_needed() -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from wyoming_wlk.engine import biasing
 from wyoming_wlk.engine.checkpoint import load_checkpoint
 from wyoming_wlk.engine.context import ClientOptions
+from wyoming_wlk.engine.encoding import Encoded, Encoder
 from wyoming_wlk.engine.hypothesis import Attempt, Row
 from wyoming_wlk.engine.outcome import Interpreter, Quality
 from wyoming_wlk.engine.policies import Policy
@@ -37,13 +38,11 @@ _LOG = logging.getLogger(__name__)
 class DecodingSettings:
     """How the engine decodes, for all clients.
 
-    `temperatures` are for finals: each is tried until the text is good. `turn_tokens` and `start_seconds` are the
-    scheduler's.
+    `temperatures` are for finals: each is tried until the text is good. `turn_tokens` is the scheduler's.
     """
 
     temperatures: tuple[float, ...] = (0.0,)
     turn_tokens: int = 24
-    start_seconds: float = 10.0
 
 
 _IDLE_SECONDS = 2.0
@@ -71,8 +70,9 @@ class Engine:
         }
         self._names = biasing.NameTrees(runner.tokenizer)
         self._interpreter = Interpreter(runner.tokenizer, policies, Quality())
-        self._scheduler = Scheduler(runner.slots, settings.turn_tokens, settings.start_seconds)
-        self._inbox: queue.SimpleQueue[tuple[StepRequest, _Reply] | None] = queue.SimpleQueue()
+        self._scheduler = Scheduler(runner.slots, settings.turn_tokens, runner.together_seconds)
+        self._inbox: queue.SimpleQueue[_Asked | Encoded | None] = queue.SimpleQueue()
+        self._encoder = Encoder(runner, self._inbox.put)
         self._replies: dict[Row, _Reply] = {}
         self._arrivals = 0
         self.statistics = EngineStatistics(encoder=runner.encoding)
@@ -142,7 +142,7 @@ class Engine:
         with self._ending:
             if self._ended is not None:
                 raise self._ended
-            self._inbox.put((request, _Reply(future)))
+            self._inbox.put(_Asked(request, _Reply(future)))
         return await future
 
     def retire(self) -> None:
@@ -170,6 +170,7 @@ class Engine:
             self._ended = later
         for reply in [*self._replies.values(), *self._unread()]:
             reply.resolve(error)
+        self._encoder.stop()
         self._runner.unload()  # sessions that have ended may hold this engine for long, as may connections hold them
 
     def _unread(self) -> list[_Reply]:
@@ -177,31 +178,53 @@ class Engine:
         found = []
         with contextlib.suppress(queue.Empty):
             while True:
-                if (item := self._inbox.get_nowait()) is not None:
-                    found.append(item[1])
+                if isinstance(item := self._inbox.get_nowait(), _Asked):
+                    found.append(item.reply)
         return found
 
     def _receive(self) -> bool:
-        """Takes new requests in, waiting for one where there is nothing else to do. False at the end."""
+        """Takes in what has come, waiting where there is nothing else to do. False at the end."""
         while True:
             try:
-                item = self._inbox.get(block=not self._scheduler, timeout=_IDLE_SECONDS)
+                item = self._inbox.get(block=not self._has_work, timeout=_IDLE_SECONDS)
             except queue.Empty:
                 if not self._scheduler:
                     self._rest()
                 return True
             if item is None:
                 return False
-            request, reply = item
-            try:
-                row = self._row(request)
-            except Exception as err:
-                _LOG.exception("cannot take the request of %s", request.client)
-                reply.resolve(StepFailed(f"the request could not be taken: {type(err).__name__}"))
-                continue
-            self._replies[row] = reply
-            row.arrival = time.monotonic()
-            self._scheduler.add(row)
+            if isinstance(item, Encoded):
+                self._begin(item)
+            else:
+                self._take(item)
+
+    @property
+    def _has_work(self) -> bool:
+        """Something to decode, or to give to the encoder."""
+        scheduler = self._scheduler
+        return any(not row.encoding for row in scheduler.running) or bool(scheduler.waiting and self._encoder.has_room)
+
+    def _take(self, asked: _Asked) -> None:
+        try:
+            row = self._row(asked.request)
+        except Exception as err:
+            _LOG.exception("cannot take the request of %s", asked.request.client)
+            asked.reply.resolve(StepFailed(f"the request could not be taken: {type(err).__name__}"))
+            return
+        self._replies[row] = asked.reply
+        row.arrival = time.monotonic()
+        self._scheduler.add(row)
+
+    def _begin(self, encoded: Encoded) -> None:
+        """The first pass of rows that come from the encoder."""
+        began = time.monotonic()
+        self._encoder.take(encoded)
+        if encoded.error is not None:
+            self._try_each(encoded.rows, encoded.error)
+        else:
+            self._guarded(lambda rows: self._runner.begin(rows, encoded.crosses), encoded.rows)
+        self._settle()
+        self.statistics.decoder.add(time.monotonic() - began)
 
     def _rest(self) -> None:
         """Nothing to do: memory that passes left behind goes back to the system, then the next request is awaited."""
@@ -232,13 +255,13 @@ class Engine:
 
     def _drop_cancelled(self) -> None:
         for row in self._scheduler.everyone():
-            if row.request.cancelled:
+            if row.request.cancelled and not row.encoding:  # the encoder still reads its context
                 self._finish(row, StepDropped())
 
     def _turn(self) -> None:
-        """One pass: rows change places, newcomers start, everybody on the device gets one token more."""
-        plan = self._scheduler.plan()
-        began, encoded = time.monotonic(), self.statistics.encoder.total
+        """One pass: rows change places, newcomers go to the encoder, everybody on the device gets one token more."""
+        plan = self._scheduler.plan(self._encoder.has_room)
+        began = time.monotonic()
         for row in plan.start:
             self.statistics.queue.add(began - row.arrival)
         for row in plan.park:
@@ -246,25 +269,24 @@ class Engine:
         for row in plan.restore:
             self._runner.restore(row)
         if plan.start:
-            self._guarded(self._runner.start, plan.start)
+            self._encoder.submit(plan.start)
+        if plan.advance:
+            self._guarded(self._runner.advance, plan.advance)
+            self.statistics.batch.add(len(plan.advance))
         self._settle()
-        running = self._scheduler.running
-        if advancing := [row for row in plan.advance if row in running and not row.done]:
-            self._guarded(self._runner.advance, advancing)
-        self._settle()
-        self.statistics.batch.add(len(set(plan.start) | set(advancing)))
-        busy = time.monotonic() - began
-        self.statistics.busy.add(busy)
-        self.statistics.decoder.add(busy - (self.statistics.encoder.total - encoded))
+        self.statistics.decoder.add(time.monotonic() - began)
 
     def _guarded(self, run: Callable[[Sequence[Row]], None], rows: Sequence[Row]) -> None:
         try:
             run(rows)
-        except Exception:
-            clients = ", ".join(row.request.client for row in rows)
-            _LOG.exception("a pass of the model failed for %s; trying each alone", clients)
-            for row in list(rows):
-                self._run_alone(row)
+        except Exception as err:
+            self._try_each(rows, err)
+
+    def _try_each(self, rows: Sequence[Row], error: Exception) -> None:
+        clients = ", ".join(row.request.client for row in rows)
+        _LOG.error("a pass of the model failed for %s; trying each alone", clients, exc_info=error)
+        for row in list(rows):
+            self._run_alone(row)
 
     def _run_alone(self, row: Row) -> None:
         """Decodes a row from its beginning with nobody else in the batch."""
@@ -295,6 +317,12 @@ class Engine:
         self._replies.pop(row).resolve(outcome)
         if isinstance(outcome, StepResult):
             self.statistics.step.add(time.monotonic() - row.arrival)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    request: StepRequest
+    reply: _Reply
 
 
 class _Reply:

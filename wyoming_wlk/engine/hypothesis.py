@@ -73,6 +73,8 @@ class Row:
     """What the client expects to hear."""
     arrival: float = 0.0
     """When it came (monotonic seconds)."""
+    encoding: bool = False
+    """On its way through the encoder: it has its place on the device, but nothing to decode yet."""
     frames: int = 0
     """Encoder frames of real audio."""
     language: str = ""
@@ -95,9 +97,14 @@ class Row:
         return self.request.kind is StepKind.FINAL
 
     @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for it who has said everything."""
+        return self.final and self.request.awaited
+
+    @property
     def rank(self) -> int:
         """0 for a final that somebody waits for, 1 for one that may be needed soon, 2 for a partial."""
-        return 2 if not self.final else 0 if self.request.awaited else 1
+        return 0 if self.awaited else 1 if self.final else 2
 
     @property
     def width(self) -> int:
@@ -123,7 +130,7 @@ class Row:
 
     @property
     def done(self) -> bool:
-        return not self.beams
+        return not self.beams and not self.encoding
 
     @property
     def best(self) -> Beam:

@@ -1,4 +1,5 @@
-"""Runs rows on the device: encode, first pass over the prefix, then one token for all rows at a time.
+"""Runs rows on the device: encode, first pass over the prefix, then one token for all rows at a time. Encoding may run
+on another thread than the rest.
 
 Which rows, and when, is the scheduler's business; what their tokens mean is `outcome.py`'s.
 """
@@ -18,7 +19,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from wyoming_wlk.engine.cache import KVCache
+from wyoming_wlk.engine.cache import CrossAttention, KVCache
 from wyoming_wlk.engine.checkpoint import Checkpoint
 from wyoming_wlk.engine.context import DecoderContext
 from wyoming_wlk.engine.hypothesis import Beam, Row, repeated_tail, was_spoken
@@ -41,7 +42,8 @@ MAX_WINDOW_SECONDS = 29.0
 
 @dataclass(frozen=True)
 class DeviceSettings:
-    """Where the model runs and how much of the device it takes. `threads` 0 leaves the choice to torch."""
+    """Where the model runs and how much of the device it takes. `threads`: of the encoder, and about half as many of
+    the decoder, whose products are small; 0 leaves the choice to torch."""
 
     device: str = "cpu"
     compute_type: str = "auto"
@@ -52,11 +54,11 @@ class DeviceSettings:
 class Runner:
     """The model, its cache and the slots of the rows that are on the device. Used by one thread."""
 
-    def __init__(self, model: Whisper, tokenizer: Tokenizer, slots: int) -> None:
+    def __init__(self, model: Whisper, tokenizer: Tokenizer, slots: int, threads: int = 0) -> None:
         self.tokenizer = tokenizer
         self.encoding = Recent()
         """Seconds of each batch in the encoder."""
-        self._model = model
+        self._model, self._threads = model, threads
         self._cache: KVCache = model.new_cache(slots)
         self._free = list(range(slots - 1, -1, -1))
         self._mel = MelFrontend(model.dims.n_mels, model.device)
@@ -71,10 +73,10 @@ class Runner:
     def load(cls, checkpoint: Checkpoint, tokenizer_file: Path, settings: DeviceSettings) -> Runner:
         """Puts a checkpoint on the device. Raises `ModelError` where device or tokenizer do not fit."""
         if settings.threads:
-            torch.set_num_threads(settings.threads)
+            torch.set_num_threads((settings.threads + 1) // 2)
         device = torch.device(settings.device)
         model = Whisper(checkpoint, Precision.choose(settings.compute_type, device), device)
-        return cls(model, Tokenizer(tokenizer_file, checkpoint.dims.n_vocab), settings.slots)
+        return cls(model, Tokenizer(tokenizer_file, checkpoint.dims.n_vocab), settings.slots, settings.threads)
 
     def unload(self) -> None:
         """Frees the device and the memory, whoever still holds the runner; nothing can be run any more."""
@@ -83,6 +85,11 @@ class Runner:
         release_memory()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    @property
+    def together_seconds(self) -> float:
+        """Audio worth encoding at once: on a CPU that is no faster than one window after the other."""
+        return 0.0 if self._model.device.type == "cpu" else 60.0
 
     # --- slots --------------------------------------------------------------------------------------------------------
 
@@ -115,13 +122,27 @@ class Runner:
 
     # --- passes -------------------------------------------------------------------------------------------------------
 
+    def use_encoder_threads(self) -> None:
+        """To be called on the thread that encodes beside the decoding."""
+        if self._threads:
+            torch.set_num_threads(self._threads)
+
     @torch.inference_mode()
-    def start(self, rows: Sequence[Row]) -> None:
-        """Encodes the rows' windows and runs their first pass. Each takes `width` slots."""
+    def encode(self, rows: Sequence[Row]) -> list[CrossAttention]:
+        """Encodes the rows' windows."""
         began = time.monotonic()
         encoded = self._model.encode([self._window_mel(row) for row in rows])
         self.encoding.add(time.monotonic() - began)
-        for row, cross in zip(rows, encoded, strict=True):
+        return encoded
+
+    def start(self, rows: Sequence[Row]) -> None:
+        """Encodes and begins."""
+        self.begin(rows, self.encode(rows))
+
+    @torch.inference_mode()
+    def begin(self, rows: Sequence[Row], crosses: Sequence[CrossAttention]) -> None:
+        """The first pass over encoded windows. Each row takes `width` slots."""
+        for row, cross in zip(rows, crosses, strict=True):
             row.slots, row.turn_tokens = [self._free.pop() for _ in range(row.width)], 0
             row.beams, row.finished = [Beam(row.slots[0])], []
             self._cache.set_audio(row.slots[0], cross)

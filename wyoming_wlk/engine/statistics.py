@@ -38,12 +38,10 @@ class EngineStatistics:
     """From a request to its first pass."""
     batch: Recent = field(default_factory=Recent)
     """Rows in a pass."""
-    busy: Recent = field(default_factory=Recent)
-    """Length of a pass."""
     encoder: Recent = field(default_factory=Recent)
     """Time in the encoder, log-mel included."""
     decoder: Recent = field(default_factory=Recent)
-    """The rest of a pass: the decoder, and what is made of its output."""
+    """Time in a pass of the decoder, with what is made of its output."""
 
 
 @dataclass

@@ -118,12 +118,13 @@ class Figures(Collector):
         yield _quantiles("wlk_step_interval_seconds", "Time between partials of a client", sessions.step_interval)
         yield _quantiles("wlk_batch_size", "Rows in a pass of the model", engine.batch)
         yield _quantiles("wlk_word_delay_seconds", "Time from a word's end to its commitment", sessions.word_delay)
-        heard, busy = sum(sessions.audio.values()), sum(engine.busy.values())
+        heard = sum(sessions.audio.values())
+        busy = sum(engine.encoder.values()) + sum(engine.decoder.values())
         yield _gauge(
             "wlk_real_time_factor", "Model time per second of audio, last minute", busy / heard if heard else 0.0
         )
         yield _counter("wlk_audio_seconds", "Audio that came in", sessions.audio.total)
-        yield _counter("wlk_busy_seconds", "Time the model worked", engine.busy.total)
+        yield _counter("wlk_busy_seconds", "Time the model worked", engine.encoder.total + engine.decoder.total)
         yield _counter("wlk_encoder_seconds", "Time the encoder worked", engine.encoder.total)
         yield _counter("wlk_decoder_seconds", "Time the decoder worked", engine.decoder.total)
 
