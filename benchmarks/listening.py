@@ -63,7 +63,8 @@ def listen(options: Sequence[str], clips: Sequence[Clip]) -> Client:
                         await session.feed(chunk)
                 session.stop()
                 await running
-            return (await services.host.borrow()).engine.statistics.busy.total
+            statistics = (await services.host.borrow()).engine.statistics
+            return statistics.encoder.total + statistics.decoder.total
 
     with noted:
         busy = virtual.run(main)
@@ -76,7 +77,7 @@ class _Notes:
     def __init__(self) -> None:
         self._asked: dict[Row, Asked] = {}
         self._encoding = self._starting = self._advancing = 0.0
-        self._encode, self._start, self._advance = network.Whisper.encode, Runner.start, Runner.advance
+        self._encode, self._begin, self._advance = network.Whisper.encode, Runner.begin, Runner.advance
         self._patches = ExitStack()
 
     def __enter__(self) -> None:
@@ -89,10 +90,10 @@ class _Notes:
             finally:
                 notes._encoding += time.perf_counter() - began
 
-        def start(runner: Runner, rows: Sequence[Row]) -> None:
-            drafts = [0 if row.final else len(row.request.context.tentative) for row in rows]
+        def begin(runner: Runner, rows: Sequence[Row], crosses: Sequence[CrossAttention]) -> None:
+            drafts = [_draft(row) for row in rows]
             began = time.perf_counter()
-            notes._start(runner, rows)
+            notes._begin(runner, rows, crosses)
             notes._starting += time.perf_counter() - began
             for row, draft in zip(rows, drafts, strict=True):
                 notes._asked[row] = Asked(row.final, row.request.seconds, len(row.prefix), draft, row.width)
@@ -105,7 +106,7 @@ class _Notes:
                 notes._asked[row].passes += 1
 
         self._patches.enter_context(patch.object(network.Whisper, "encode", encode))
-        self._patches.enter_context(patch.object(Runner, "start", start))
+        self._patches.enter_context(patch.object(Runner, "begin", begin))
         self._patches.enter_context(patch.object(Runner, "advance", advance))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -116,12 +117,20 @@ class _Notes:
         kinds = [[one for one in self._asked.values() if one.final is final] for final in (False, True)]
         spent = {
             "encoder": self._encoding,
-            "first pass": self._starting - self._encoding,
+            "first pass": self._starting,
             "token passes": self._advancing,
-            "rest": busy - self._starting - self._advancing,
+            "rest": busy - self._encoding - self._starting - self._advancing,
         }
         schedule = Schedule(*(_average(kind, speech) for kind in kinds))
         return Client(schedule, {name: seconds / speech for name, seconds in spent.items()})
+
+
+def _draft(row: Row) -> int:
+    """Tokens that its first pass checks."""
+    context = row.request.context
+    if row.search_width > 1:
+        return 0
+    return len(context.tentative) + (len(context.committed) if row.final else 0)
 
 
 async def _ignore(event: Event) -> None:

@@ -150,7 +150,7 @@ def test_steps_of_an_engine_take_real_time(engine: Engine) -> None:
 
 def test_nothing_is_skipped_in_a_turn_of_the_engine(engine: Engine) -> None:
     """What the engine notes of a step, it notes after its answer: time does not go on before it has."""
-    before = engine.statistics.busy.total + engine.statistics.step.total
+    before = engine.statistics.decoder.total + engine.statistics.step.total
 
     async def main(clock: virtual.Clock) -> None:
         for _ in range(3):
@@ -160,7 +160,7 @@ def test_nothing_is_skipped_in_a_turn_of_the_engine(engine: Engine) -> None:
         assert clock.skipped > 3 * HOUR - 60
 
     virtual.run(main)
-    assert engine.statistics.busy.total + engine.statistics.step.total - before < HOUR / 2
+    assert engine.statistics.decoder.total + engine.statistics.step.total - before < HOUR / 2
 
 
 def test_contexts_expire_in_virtual_time() -> None:

@@ -80,7 +80,7 @@ class Scheduler:
             park=[row for row in self.running if row not in chosen],
             restore=[row for row in self._parked if row in chosen],
             start=[row for row in self._waiting if row in chosen],
-            advance=decoding,
+            advance=[row for row in decoding if row.awaited or not awaited],
         )
         self._parked = [row for row in self._parked if row not in chosen] + plan.park
         self._waiting = [row for row in self._waiting if row not in chosen]
