@@ -135,12 +135,12 @@ def run(main: Callable[[Clock], Coroutine[Any, Any, T]]) -> T:
     def counted(engine: Engine, request: StepRequest) -> Coroutine[Any, Any, StepResult]:
         return clock.until_done(step(engine, request))
 
-    def whole(engine: Engine) -> None:
+    def whole(engine: Engine) -> bool:
         """The engine answers in the middle of a turn: what is left of it, its statistics above all, is work as well.
         The loop hears of its beginning before the answer, and of its end after that."""
         loop.tell(clock.begin)
         try:
-            turn(engine)
+            return turn(engine)
         finally:
             loop.tell(clock.end)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,9 +17,11 @@ from wyoming_wlk.engine.cache import CrossAttention
 from wyoming_wlk.engine.checkpoint import load_checkpoint
 from wyoming_wlk.engine.context import ClientOptions, DecoderContext
 from wyoming_wlk.engine.engine import DecodingSettings, Engine, StepDropped, StepFailed
-from wyoming_wlk.engine.hypothesis import Attempt, Row
+from wyoming_wlk.engine.hypothesis import Attempt, Beam, Row
+from wyoming_wlk.engine.outcome import Interpreter, Quality
 from wyoming_wlk.engine.request import StepKind, StepRequest, StepResult
 from wyoming_wlk.engine.runner import DeviceSettings, Runner
+from wyoming_wlk.engine.tokenizer import Tokenizer
 from wyoming_wlk.errors import RequestError
 from wyoming_wlk.models import InstalledModel
 
@@ -27,7 +30,7 @@ _ARRIVALS = itertools.count()
 
 
 class SpyRunner(Runner):
-    """Counts parking, and fails for clients called `bad`."""
+    """Counts parking, and fails for clients called `bad`. Decodes slowly, so that the slots are full."""
 
     parked = 0
 
@@ -38,6 +41,7 @@ class SpyRunner(Runner):
     def advance(self, rows: Sequence[Row]) -> None:
         if any(row.request.client == "bad" for row in rows):
             raise RuntimeError("injected")
+        time.sleep(0.02)
         super().advance(rows)
 
 
@@ -250,6 +254,74 @@ async def test_dropped_while_encoding(
     finally:
         go_on.set()
         engine.stop()
+
+
+async def test_nothing_spins_while_the_encoder_works(
+    tiny_en: InstalledModel, clips: dict[str, Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that has no room on the device yet waits without keeping a core busy."""
+    go_on, encode = threading.Event(), Runner.encode
+
+    def wait(runner: Runner, rows: Sequence[Row]) -> list[CrossAttention]:
+        assert go_on.wait(30)
+        return encode(runner, rows)
+
+    monkeypatch.setattr(Runner, "encode", wait)
+    engine = Engine.start(lambda: spy(tiny_en, slots=1), DecodingSettings())
+    plan, plans = engine._scheduler.plan, itertools.count()
+    monkeypatch.setattr(engine._scheduler, "plan", lambda may_start: (next(plans), plan(may_start))[1])
+    try:
+        steps = [step(engine, context_of(clips["turn_on_the_lamp"].samples), StepKind.FINAL) for _ in range(3)]
+        waiting = asyncio.gather(*steps)
+        await asyncio.sleep(0.3)
+        assert next(plans) < 20
+        go_on.set()
+        assert all("lamp" in text(result) for result in await waiting)
+    finally:
+        go_on.set()
+        engine.stop()
+
+
+@pytest.mark.parametrize(
+    ("options", "temperatures", "expected"),
+    [
+        ({"beam_size": 1}, (0.0,), [Attempt()]),
+        ({"beam_size": 2}, (0.0,), [Attempt(), Attempt(2)]),
+        ({"beam_size": 2}, (0.0, 0.4), [Attempt(), Attempt(2), Attempt(1, 0.4)]),
+        ({"beam_size": 9}, (0.4, 0.0), [Attempt(1, 0.4), Attempt(), Attempt(9)]),
+        ({"beam_size": 2, "hotwords": ("EcoBee",)}, (0.0,), [Attempt(5)]),
+        ({"beam_size": 100}, (0.0,), [Attempt(), Attempt(16)]),
+    ],
+)
+def test_attempts_of_a_final(
+    tiny_en: InstalledModel, options: dict[str, Any], temperatures: tuple[float, ...], expected: list[Attempt]
+) -> None:
+    """One beam comes before several, but not where names are looked for, and never more than there are slots."""
+    engine = Engine.start(lambda: spy(tiny_en, slots=16), DecodingSettings(temperatures))
+    assert engine._attempts(ClientOptions(**options)) == expected
+    engine.stop()
+
+
+@pytest.mark.parametrize(
+    ("attempts", "attempt", "logprob", "again"),
+    [
+        ([Attempt(), Attempt(2)], 0, -0.2, False),
+        ([Attempt(), Attempt(2)], 0, -0.3, True),
+        ([Attempt(), Attempt(2)], 1, -3.0, False),
+        ([Attempt(2), Attempt(1, 0.4)], 0, -0.9, False),
+        ([Attempt(2), Attempt(1, 0.4)], 0, -1.1, True),
+        ([Attempt()], 0, -3.0, False),
+    ],
+)
+def test_when_a_final_is_tried_again(
+    tiny_en: InstalledModel, attempts: list[Attempt], attempt: int, logprob: float, again: bool
+) -> None:
+    """With more beams where the model is unsure, at a temperature where the text is poor."""
+    request = StepRequest(context_of(np.zeros(RATE, np.float32)), StepKind.FINAL, 0.0, "test")
+    row = Row(request, attempts, sequence=1, frames=50, attempt=attempt)
+    row.finished = [Beam(0, [1000, 2000, 3000], [logprob] * 3).ended(logprob)]
+    interpreter = Interpreter(Tokenizer(tiny_en.tokenizer, load_checkpoint(tiny_en.folder).dims.n_vocab), {}, Quality())
+    assert interpreter.wants_retry(row) is again
 
 
 async def test_a_dead_engine_says_so(

@@ -1,14 +1,14 @@
-"""The encoder on a thread of its own, beside the decoding: the two take turns on no core, where there are several."""
+"""The encoder on a thread of its own: where there are several cores, it works while others are decoded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from wyoming_wlk.engine.cache import CrossAttention
 from wyoming_wlk.engine.hypothesis import Row
 from wyoming_wlk.engine.runner import Runner
+from wyoming_wlk.threads import DaemonThread
 
 _AHEAD = 2
 """Batches on their way: one in the encoder, and one so that it never waits for the decoder's pass to end."""
@@ -29,7 +29,8 @@ class Encoder:
     def __init__(self, runner: Runner, done: Callable[[Encoded], None]) -> None:
         """`done` is called on the encoder's thread."""
         self._runner, self._done = runner, done
-        self._executor = ThreadPoolExecutor(1, "encoder", runner.use_encoder_threads)
+        self._thread = DaemonThread("encoder")
+        self._thread.submit(runner.use_encoder_threads)
         self._jobs = 0
 
     @property
@@ -40,7 +41,7 @@ class Encoder:
         for row in rows:
             row.encoding = True
         self._jobs += 1
-        self._executor.submit(self._encode, rows)
+        self._thread.submit(self._encode, rows)
 
     def take(self, encoded: Encoded) -> None:
         """The rows are the caller's again; on its thread."""
@@ -49,8 +50,8 @@ class Encoder:
             row.encoding = False
 
     def stop(self) -> None:
-        """Waits for the batch that is being encoded; the others are not."""
-        self._executor.shutdown(cancel_futures=True)
+        """Waits for the batches on their way."""
+        self._thread.shutdown()
 
     def _encode(self, rows: Sequence[Row]) -> None:
         try:

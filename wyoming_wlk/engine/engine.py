@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import queue
 import threading
@@ -159,18 +160,19 @@ class Engine:
     def _run(self) -> None:
         error: Exception = StepDropped()
         later = StepFailed("the speech model has left the memory")  # who is dropped asks again, and must come to an end
+        worked = False
         try:
-            while self._receive():
+            while self._receive(wait=not worked):
                 self._drop_cancelled()
-                self._turn()
+                worked = self._turn()
         except Exception:
             _LOG.critical("the engine has failed and takes no more requests", exc_info=True)
             error = later = StepFailed("the speech model has stopped working; the server must be restarted")
+        self._encoder.stop()  # before anybody gets back a context that it reads
         with self._ending:
             self._ended = later
         for reply in [*self._replies.values(), *self._unread()]:
             reply.resolve(error)
-        self._encoder.stop()
         self._runner.unload()  # sessions that have ended may hold this engine for long, as may connections hold them
 
     def _unread(self) -> list[_Reply]:
@@ -182,27 +184,22 @@ class Engine:
                     found.append(item.reply)
         return found
 
-    def _receive(self) -> bool:
-        """Takes in what has come, waiting where there is nothing else to do. False at the end."""
+    def _receive(self, wait: bool) -> bool:
+        """Takes in what has come; `wait` where there is nothing else to do. False at the end."""
         while True:
             try:
-                item = self._inbox.get(block=not self._has_work, timeout=_IDLE_SECONDS)
+                item = self._inbox.get(block=wait, timeout=_IDLE_SECONDS)
             except queue.Empty:
-                if not self._scheduler:
+                if wait and not self._scheduler:
                     self._rest()
                 return True
+            wait = False
             if item is None:
                 return False
             if isinstance(item, Encoded):
                 self._begin(item)
             else:
                 self._take(item)
-
-    @property
-    def _has_work(self) -> bool:
-        """Something to decode, or to give to the encoder."""
-        scheduler = self._scheduler
-        return any(not row.encoding for row in scheduler.running) or bool(scheduler.waiting and self._encoder.has_room)
 
     def _take(self, asked: _Asked) -> None:
         try:
@@ -216,13 +213,16 @@ class Engine:
         self._scheduler.add(row)
 
     def _begin(self, encoded: Encoded) -> None:
-        """The first pass of rows that come from the encoder."""
+        """The first pass of rows that come from the encoder, but for those that were cancelled meanwhile."""
         began = time.monotonic()
         self._encoder.take(encoded)
+        self._drop_cancelled()
+        wanted = [row for row in encoded.rows if row in self._replies]
         if encoded.error is not None:
-            self._try_each(encoded.rows, encoded.error)
-        else:
-            self._guarded(lambda rows: self._runner.begin(rows, encoded.crosses), encoded.rows)
+            self._try_each(wanted, encoded.error)
+        elif wanted:
+            crosses = dict(zip(encoded.rows, encoded.crosses, strict=True))
+            self._guarded(lambda rows: self._runner.begin(rows, [crosses[row] for row in rows]), wanted)
         self._settle()
         self.statistics.decoder.add(time.monotonic() - began)
 
@@ -250,16 +250,19 @@ class Engine:
         beams = max(options.beam_size, biasing.BEAMS) if options.hotwords else options.beam_size
         search = Attempt(min(beams, self._runner.slots))
         cold = [search] if options.hotwords or search == Attempt() else [Attempt(), search]
-        warm = [Attempt(temperature=temperature) for temperature in self._settings.temperatures if temperature > 0]
-        return cold + warm if 0.0 in self._settings.temperatures else warm
+        attempts = [[Attempt(temperature=warmth)] if warmth else cold for warmth in self._settings.temperatures]
+        return list(itertools.chain(*attempts))
 
     def _drop_cancelled(self) -> None:
         for row in self._scheduler.everyone():
             if row.request.cancelled and not row.encoding:  # the encoder still reads its context
                 self._finish(row, StepDropped())
 
-    def _turn(self) -> None:
-        """One pass: rows change places, newcomers go to the encoder, everybody on the device gets one token more."""
+    def _turn(self) -> bool:
+        """One pass: rows change places, newcomers go to the encoder, everybody on the device gets one token more.
+
+        Whether there was anything to do; else something must come first, from a client or from the encoder.
+        """
         plan = self._scheduler.plan(self._encoder.has_room)
         began = time.monotonic()
         for row in plan.start:
@@ -275,6 +278,7 @@ class Engine:
             self.statistics.batch.add(len(plan.advance))
         self._settle()
         self.statistics.decoder.add(time.monotonic() - began)
+        return bool(plan.park or plan.restore or plan.start or plan.advance)
 
     def _guarded(self, run: Callable[[Sequence[Row]], None], rows: Sequence[Row]) -> None:
         try:

@@ -45,7 +45,8 @@ class Interpreter:
         if row.attempt + 1 >= len(row.attempts) or self._is_silence(row):
             return False
         beam, quality = row.best, self._quality
-        least = quality.min_logprob if row.attempts[row.attempt + 1].temperature > 0 else quality.sure_logprob
+        wider = row.attempts[row.attempt + 1].beams > row.search_width
+        least = quality.sure_logprob if wider else quality.min_logprob
         return beam.average_logprob < least or self._repeats(beam)
 
     def result(self, row: Row) -> StepResult:

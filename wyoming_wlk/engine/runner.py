@@ -58,7 +58,8 @@ class DeviceSettings:
 
 
 class Runner:
-    """The model, its cache and the slots of the rows that are on the device. Used by one thread."""
+    """The model, its cache and the slots of the rows that are on the device. Used by one thread, but for `encode`,
+    which one other may run meanwhile."""
 
     def __init__(self, model: Whisper, tokenizer: Tokenizer, slots: int, threads: int = 0) -> None:
         self.tokenizer = tokenizer
