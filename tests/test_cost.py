@@ -28,12 +28,12 @@ from benchmarks.operations import (
     per_second,
 )
 from wyoming_wlk.engine import model as network
-from wyoming_wlk.engine import runner
+from wyoming_wlk.engine import windows
 from wyoming_wlk.engine.attention import DecoderInput
 from wyoming_wlk.engine.layers import Precision
 
 FLOAT = Formats(4, 4, 4)
-SCHEDULE = Schedule(Steps(2.5, 6.0, 40, 5, 2.0), Steps(0.2, 8.0, 30, 0, 20, beams=2))
+SCHEDULE = Schedule(Steps(2.5, 6.0, 2.1, 40, 35, 5, 2.0), Steps(0.2, 8.0, 9.0, 30, 0, 0, 20, beams=2))
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +105,9 @@ def test_bytes_of_the_weights() -> None:
 
 def test_constants_are_the_engines() -> None:
     """The formulas speak of the padding, the thinning and the rounding that the engine has."""
-    assert PADDING_SECONDS == runner.PADDING_SECONDS
+    assert PADDING_SECONDS == windows.PADDING_SECONDS
     assert SILENCE_STRIDE == network.SILENCE_STRIDE
-    assert FRAMES_PER_SECOND * runner.FRAME_SAMPLES == runner.SAMPLE_RATE
+    assert FRAMES_PER_SECOND * windows.FRAME_SAMPLES == windows.SAMPLE_RATE
     assert [encoded_frames(seconds) for seconds in (0.2, 0.3, 0.4, 7, 29, 30)] == [50, 50, 100, 400, 1500, 1500]
     assert entries(SIZES["tiny"], 1500) == 1500 and entries(SIZES["tiny"], 0) == 150
 
@@ -138,11 +138,18 @@ def test_batches_share_the_weights() -> None:
     assert floor(H200, together) < floor(H200, alone)
 
 
+def encoding(whisper: Whisper, steps: Steps) -> float:
+    return parts(whisper, steps)["encoder"].operations
+
+
 def test_fewer_steps_cost_less() -> None:
-    """Twice the time between partial steps halves the encoder's work for them, and the tokens stay."""
+    """With twice the time between partial steps there are half as many, each over as much more audio; the tokens stay.
+    Where windows are encoded as a whole, that is half the work."""
     whisper = Whisper(SIZES["tiny"], INT8)
     often, rarely = SCHEDULE.every(0.4).partial, SCHEDULE.every(0.8).partial
     assert often == SCHEDULE.partial
-    ratio = parts(whisper, often)["encoder"].operations / parts(whisper, rarely)["encoder"].operations
-    assert ratio == pytest.approx(2)
-    assert often.rate * (often.passes - 1) == pytest.approx(rarely.rate * (rarely.passes - 1))
+    assert rarely.encoded == pytest.approx(often.encoded + 0.4)
+    assert 1 < encoding(whisper, often) / encoding(whisper, rarely) < 2
+    often, rarely = SCHEDULE.whole().partial, SCHEDULE.every(0.8).whole().partial
+    assert encoding(whisper, often) / encoding(whisper, rarely) == pytest.approx(2)
+    assert often.rate * often.passes == pytest.approx(rarely.rate * rarely.passes)

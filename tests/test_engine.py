@@ -66,7 +66,7 @@ def context_of(samples: np.ndarray, language: str = "auto", **options: Any) -> D
 
 async def stream(engine: Engine, clip: Clip, language: str, first: float = 1.0, every: float = 0.8) -> list[object]:
     """All that a client gets from steps at fixed boundaries and a final: words with tokens, times, probabilities."""
-    context = DecoderContext(ClientOptions(language=language))
+    context = DecoderContext(ClientOptions(language=language, beam_size=2))
     got: list[object] = []
     position = 0
     for end in np.arange(first, len(clip.samples) / RATE, every):
@@ -400,6 +400,62 @@ async def test_a_context_goes_on_after_serialization(engine: Engine, clips: dict
         each.append(clip.samples[len(each.audio) :])
         results.append(text(await step(engine, each, StepKind.FINAL)))
     assert results[0] == results[1] != ""
+
+
+async def test_finals_do_not_depend_on_partial_steps(engine: Engine, clips: dict[str, Clip]) -> None:
+    """What was computed for partial steps, and when they came, changes no transcript."""
+    clip = clips["1688-142285-0004"]
+    context = DecoderContext(ClientOptions(language="en", beam_size=2))
+    for end in (0.7, 1.6, 2.0, 3.7, 4.1):
+        context.append(clip.samples[len(context.audio) : int(end * RATE)])
+        await step(engine, context, StepKind.PARTIAL)
+    context.append(clip.samples[len(context.audio) :])
+    grown = await step(engine, context, StepKind.FINAL)
+    at_once = await step(engine, context_of(clip.samples, "en", beam_size=2), StepKind.FINAL)
+    assert [word.tokens for word in grown.words] == [word.tokens for word in at_once.words] != []
+
+
+async def test_a_window_is_filled_when_its_turn_comes(
+    tiny_en: InstalledModel, clips: dict[str, Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A partial that waits for the encoder hears the audio that comes meanwhile, and is filled on the event loop; one
+    that is cancelled before its turn is not."""
+    gate, encode, loop = threading.Event(), Runner.encode, threading.current_thread()
+
+    def hold(runner: Runner, rows: Sequence[Row]) -> list[CrossAttention]:
+        gate.wait(10)
+        return encode(runner, rows)
+
+    monkeypatch.setattr(Runner, "encode", hold)
+    engine = Engine.start(lambda: spy(tiny_en, slots=8), DecodingSettings())
+    clip = clips["turn_on_the_lamp"]
+    filled: list[str] = []
+
+    def request(name: str) -> StepRequest:
+        def fill() -> None:
+            assert threading.current_thread() is loop
+            filled.append(name)
+            context.append(clip.samples[RATE:])
+
+        context = context_of(clip.samples[:RATE], "en")
+        return StepRequest(context, StepKind.PARTIAL, float(next(_ARRIVALS)), name, fill=fill)
+
+    try:
+        names = ["a", "b", "c", "d"]  # two may be on their way through the encoder
+        requests = {name: request(name) for name in names}
+        steps = {name: asyncio.create_task(engine.step(requests[name])) for name in names}
+        await asyncio.sleep(0.3)
+        assert filled == ["a", "b"]
+        requests["d"].cancelled = True
+        gate.set()
+        with pytest.raises(StepDropped):
+            await steps.pop("d")
+        results = [await step for step in steps.values()]
+        assert filled == ["a", "b", "c"]
+        assert {result.audio_end for result in results} == {len(clip.samples) / RATE}
+    finally:
+        gate.set()
+        engine.stop()
 
 
 async def test_committed_words_join_to_the_hypothesis(engine: Engine, clips: dict[str, Clip]) -> None:

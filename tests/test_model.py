@@ -15,7 +15,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from wyoming_wlk.engine.cache import CrossAttention, KVCache
 from wyoming_wlk.engine.checkpoint import OPENAI_ALIGNMENT_HEADS, Checkpoint, Dimensions, load_checkpoint
 from wyoming_wlk.engine.linear import Int8Linear, int8_is_fast
-from wyoming_wlk.engine.mel import MelFrontend, MelWindow, normalize
+from wyoming_wlk.engine.mel import MelFrontend, MelWindow
 from wyoming_wlk.engine.model import DecoderInput, Precision, Whisper
 from wyoming_wlk.engine.tokenizer import Tokenizer
 from wyoming_wlk.errors import ModelError
@@ -115,7 +115,7 @@ def random_checkpoint(seed: int = 0) -> Checkpoint:
 
 
 def mel_of(samples: np.ndarray, frames: int) -> torch.Tensor:
-    return normalize(MelWindow(MelFrontend(80, CPU)).update(samples, 2 * frames))
+    return MelWindow(MelFrontend(80, CPU)).update(samples, 2 * frames)
 
 
 def full_window(model: Whisper, samples: np.ndarray) -> tuple[torch.Tensor, CrossAttention]:

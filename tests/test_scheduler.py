@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wyoming_wlk.engine.context import ClientOptions, DecoderContext
-from wyoming_wlk.engine.hypothesis import Attempt, Beam, Row, repeated_tail, was_spoken
+from wyoming_wlk.engine.hypothesis import Attempt, Beam, Row, continuation, repeated_tail, was_spoken
 from wyoming_wlk.engine.request import StepKind, StepRequest
 from wyoming_wlk.engine.scheduler import Scheduler
 
@@ -167,3 +167,13 @@ def test_a_phrase_that_was_spoken_again_is_no_loop() -> None:
     assert again is not None
     assert was_spoken(again, [200, 210, 220, 230], attended=150)
     assert not was_spoken(again, [100, 110, 120, 130], attended=150)
+
+
+def test_what_a_draft_says_next() -> None:
+    """A draft goes on behind the last two tokens, at the place nearest to where they stand, and as far as is asked."""
+    draft = [1, 2, 3, 4, 1, 2, 9, 8]
+    assert continuation(draft, [1, 2], most=8) == [3, 4, 1, 2, 9, 8]
+    assert continuation(draft, [7, 7, 7, 1, 2], most=1) == [9]
+    assert continuation(draft, [9, 8], most=8) == []
+    assert continuation(draft, [2], most=8) == []
+    assert continuation(draft, [5, 6], most=8) == continuation([], [1, 2], most=8) == []

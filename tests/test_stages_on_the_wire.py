@@ -124,9 +124,12 @@ async def test_differences_lead_to_the_same(server: Server, clips: dict[str, Cli
             lines = lines[message.get("lines_pruned", 0) :] + message.get("new_lines", [])
             assert len(lines) == message["n_lines"]
     expected = [message for message in full if "lines" in message][-1]["lines"]
-    assert [(line["speaker"], line["text"], line["translation"]) for line in lines] == [
-        (line["speaker"], line["text"], line["translation"]) for line in expected
-    ]
+    # Whose a word is that was said as the speaker changed may differ: when it was said, a step tells, and no two runs
+    # have the same steps.
+    assert [line["speaker"] for line in lines] == [line["speaker"] for line in expected]
+    for field in ("text", "translation"):
+        assert " ".join(line[field] for line in lines) == " ".join(line[field] for line in expected)
+    assert all(line["translation"] == line["text"].upper() for line in lines)
 
 
 async def test_a_failure_is_a_notice(engine: Engine, vad: SileroVad, clips: dict[str, Clip]) -> None:
@@ -191,7 +194,13 @@ async def test_nothing_is_lost_over_a_reconnect(server: Server, clips: dict[str,
             await socket.send(pcm(samples[start : start + 3200]))
         await socket.send(b"")
         second = await all_messages(socket)
-    assert segments(first + second) == whole
+    resumed_segments = segments(first + second)
+    for field in ("text", "translation"):
+        joined = ["".join(segment[field] for segment in found.values()) for found in (resumed_segments, whole)]
+        assert joined[0] == joined[1] != ""
+    assert [segment["speakers"] for segment in resumed_segments.values()] == [
+        segment["speakers"] for segment in whole.values()
+    ]
 
 
 # --- Wyoming ----------------------------------------------------------------------------------------------------------

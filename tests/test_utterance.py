@@ -57,6 +57,7 @@ class Talk:
 
     def answer(self) -> None:
         while (request := self.utterance.next_request()) is not None:
+            request.fill()
             self.requests.append(request)
             self.windows.append(request.seconds)
             self.utterance.apply(self.result(request))

@@ -42,6 +42,11 @@ class Timeline:
         self.open_words, self.tentative = [], ()
         return fresh
 
+    @property
+    def begun(self) -> bool:
+        """Whether a closed segment has any text."""
+        return any(self._closed)
+
     def transcript(self) -> str:
         """The text at full quality of all closed segments."""
         return "".join(self._closed).strip()

@@ -1,8 +1,8 @@
 """One utterance of one client, without I/O: audio, speech events and results in; step requests and events out.
 
 No asyncio, no torch, no clock of its own: times are sample positions, and the arrival times that deadlines need are
-passed in. The caller asks `next_request` after every call that may have changed something, runs the request, and hands
-its result to `apply` (or calls `dropped`).
+passed in. The caller asks `next_request` after every call that may have changed something, runs the request, which is
+to `fill` its window first, and hands its result to `apply` (or calls `dropped`).
 
 While the client speaks, partial steps commit words. At each pause a final is decoded ahead, so that the answer is there
 when the client says stop; if speech goes on it is thrown away. A long pause, or a long window, closes the segment: its
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -26,7 +27,7 @@ _CROWDED_TOKENS = 160
 """So many tokens in one window leave little room in Whisper's context of 448: cut it early (dense scripts)."""
 
 _EARLY_SECONDS = 1.3
-"""In so short a window words are looked for twice as often: the first words come sooner, and it costs little."""
+"""In so short a window words are looked for twice as often where an utterance begins: its first words come sooner."""
 
 _SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
 
@@ -148,10 +149,14 @@ class Utterance:
             return None
         if kind is StepKind.PARTIAL and self._pending_samples < self._wanted * SAMPLE_RATE:
             return None
-        whole = self._fill_window()
-        self._cutting = kind is StepKind.FINAL and not (self._settled and whole)
-        self._running = StepRequest(self.context, kind, self._oldest_arrival, self._client, self._awaited)
-        return self._running
+        request = StepRequest(self.context, kind, self._oldest_arrival, self._client, self._awaited)
+        self._running = request
+        if kind is StepKind.PARTIAL:
+            request.fill = partial(self._hear_more, request)
+        else:
+            whole = self._fill_window()
+            self._cutting = not (self._settled and whole)
+        return request
 
     def events(self) -> list[Event]:
         """What happened since the last call, in order."""
@@ -190,8 +195,8 @@ class Utterance:
         """Seconds of new audio worth a partial step; a window's first step needs speech beyond the pre-roll."""
         if not len(self.context.audio):
             return self._settings.step / 2 + self._settings.pre_roll
-        early = len(self.context.audio) < self._samples(_EARLY_SECONDS)
-        return self._settings.step / 2 if early else self._settings.step
+        begins = not self.timeline.begun and len(self.context.audio) < self._samples(_EARLY_SECONDS)
+        return self._settings.step / 2 if begins else self._settings.step
 
     @property
     def _full(self) -> bool:
@@ -232,6 +237,11 @@ class Utterance:
             self._oldest_arrival = now
         self._pending.append(audio)
 
+    def _hear_more(self, request: StepRequest) -> None:
+        """A partial hears everything that has come when its turn comes; a window for finals alone stays as it is."""
+        if self._running is request and not request.cancelled:
+            self._fill_window()
+
     def _fill_window(self) -> bool:
         """Moves pending audio into the window, as much as fits and belongs to it; tells whether that is all of it.
 
@@ -259,7 +269,7 @@ class Utterance:
         settings = self._settings
         silence = 0.0 if self._speaking else (self._clock - self._silent_since) / SAMPLE_RATE
         if settings.endpoint is not None:
-            spoken = self._open or bool(self.timeline.transcript())
+            spoken = self._open or self.timeline.begun
             limit = settings.endpoint if spoken else settings.no_speech
             if silence >= limit or self._clock >= self._samples(settings.max_utterance):
                 self._stopped = True

@@ -22,6 +22,9 @@ SILENCE_STRIDE = 10
 SILENCE_BIAS = math.log(SILENCE_STRIDE)
 """What makes one entry weigh as much as all that it stands for."""
 
+_KEY_BLOCK = 64
+_SCORES_AT_ONCE = 2**22
+
 
 @dataclass(frozen=True)
 class DecoderInput:
@@ -64,8 +67,7 @@ class DecoderAttention(Protocol):
 
 
 class RowWindows:
-    """Windows of `lengths` frames one by one, and head by head, so that one head's scores stay in the processor's
-    cache."""
+    """Windows of `lengths` frames one by one."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self._lengths = list(lengths)
@@ -73,19 +75,64 @@ class RowWindows:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, silent: tuple[Tensor, Tensor]) -> Tensor:
         q, k, v = (part.transpose(0, 1) for part in (q, k, v))
         rows = zip(*(torch.split(part, self._lengths, dim=1) for part in (q, k, v)), strict=True)
-        return torch.cat([self._attend(query, key, value, silent) for query, key, value in rows], dim=1).transpose(0, 1)
+        return torch.cat([self._window(query, key, value, silent) for query, key, value in rows], dim=1).transpose(0, 1)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, silent: tuple[Tensor, Tensor]) -> Tensor:
+    @staticmethod
+    def _window(q: Tensor, k: Tensor, v: Tensor, silent: tuple[Tensor, Tensor]) -> Tensor:
         """[heads, n, size]"""
-        n, size = q.shape[1:]
+        n = q.shape[1]
         k = torch.cat([k, silent[0][:, n // SILENCE_STRIDE :]], dim=1)
         v = torch.cat([v, silent[1][:, n // SILENCE_STRIDE :]], dim=1)
-        heads = []
-        for query, key, value in zip(q * size**-0.5, k, v, strict=True):
-            scores = query @ key.t()
-            scores[:, n:] += SILENCE_BIAS
-            heads.append(torch.softmax(scores, dim=-1) @ value)
-        return torch.stack(heads)
+        bias = q.new_zeros(k.shape[1])
+        bias[n:] = SILENCE_BIAS
+        return _attend(q, k, v, bias)
+
+
+@dataclass(frozen=True)
+class ExtendedWindow:
+    """Frames from `first` on, which attend to those before them as well. `own`, keys and values of one layer,
+    [2, heads, room, size], has those before and gets the others, and the silence after them. `bias`: see
+    `extension_bias`."""
+
+    own: Tensor
+    first: int
+    bias: Tensor
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, silent: tuple[Tensor, Tensor]) -> Tensor:
+        frames, room = self.first + len(q), len(self.bias)
+        end = entries(frames, silent[0].shape[1])
+        for own, new, still in zip(self.own, (k, v), silent, strict=True):
+            own[:, self.first : frames] = new.transpose(0, 1)
+            own[:, frames:end] = still[:, frames // SILENCE_STRIDE :]
+            own[:, end:room] = 0
+        keys, values = self.own[:, :, :room]
+        return _attend(q.transpose(0, 1), keys, values, self.bias).transpose(0, 1)
+
+
+def entries(frames: int, silent: int) -> int:
+    """How many entries a window of so many frames has, with the silence behind it; `silent` of them where all is
+    silence."""
+    return frames + silent - frames // SILENCE_STRIDE
+
+
+def extension_bias(frames: int, end: int, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores of a window's entries, [room]. There are some behind the `end` that count nothing, so
+    that few lengths occur: each costs compiled code."""
+    bias = torch.zeros(-(-end // _KEY_BLOCK) * _KEY_BLOCK, dtype=dtype)
+    bias[frames:] = SILENCE_BIAS
+    bias[end:] = -math.inf
+    return bias
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """[heads, n, size]; so many heads at once that their scores stay in the processor's cache. `bias`: [entries]."""
+    heads, count, size = q.shape
+    group = max(1, _SCORES_AT_ONCE // (count * len(bias)))
+    attended = []
+    for query, key, value in zip(*(torch.split(part, group) for part in (q, k, v)), strict=True):
+        scores = torch.baddbmm(bias.expand(len(query), count, -1), query, key.transpose(1, 2), alpha=size**-0.5)
+        attended.append(torch.softmax(scores, dim=-1) @ value)
+    return torch.cat(attended)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """One client's decoder state between steps, and the store that keeps the state of clients that are away.
 
-Plain data without torch, so that it can leave the process. What can be computed from it again (mel frames, encoder
-output, the prefix's keys and values) is left out; a step interrupted on the device is parked whole by `runner.py`.
+Plain data without torch, so that it can leave the process. What can be computed from it again (mel frames, keys and
+values: `window.py`) stays behind then; a step interrupted on the device is parked whole by `runner.py`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import load as load_tensors
@@ -17,9 +18,13 @@ from safetensors.numpy import save as save_tensors
 
 from wyoming_wlk.errors import BusyError
 
+if TYPE_CHECKING:
+    from wyoming_wlk.engine.window import TextMemory, Window
+
 SAMPLE_RATE = 16000
 MEL_HOP = 160
 _STAGE = "stage."
+_APART = ("audio", "options", "stages", "window", "prompt")
 _PROMPT_CHARACTERS = 1200  # more than the half of the model's context that a prompt may fill
 
 
@@ -67,6 +72,10 @@ class DecoderContext:
     attended: int = 0
     stages: dict[str, bytes] = field(default_factory=dict)
     """What stages should know when the client speaks again, under names of their own."""
+    window: Window | None = None
+    """What the engine has computed of the window, for the next step; gone with the window."""
+    prompt: TextMemory | None = None
+    """What it has read of the text before the window."""
 
     @property
     def end(self) -> int:
@@ -91,12 +100,14 @@ class DecoderContext:
         self.committed = kept
 
     def _forget(self, text: str) -> None:
-        self.previous_text = (self.previous_text + text)[-_PROMPT_CHARACTERS:]
-        self.committed, self.tentative, self.attended = [], [], 0
+        self.previous_text += text
+        if len(self.previous_text) > _PROMPT_CHARACTERS:  # a good deal at once: what has been read of it stays good
+            self.previous_text = self.previous_text[-_PROMPT_CHARACTERS * 2 // 3 :]
+        self.committed, self.tentative, self.attended, self.window = [], [], 0, None
 
     def to_bytes(self) -> bytes:
         """The context as a safetensors file."""
-        state = {name: value for name, value in vars(self).items() if name not in ("audio", "options", "stages")}
+        state = {name: value for name, value in vars(self).items() if name not in _APART}
         header = {"state": json.dumps(state), "options": json.dumps(asdict(self.options))}
         stages = {_STAGE + name: np.frombuffer(parked, np.uint8) for name, parked in self.stages.items()}
         return save_tensors({"audio": self.audio, **stages}, header)

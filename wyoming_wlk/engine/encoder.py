@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wyoming_wlk.engine.attention import WindowAttention
+from wyoming_wlk.engine.attention import ExtendedWindow, WindowAttention, entries, extension_bias
 from wyoming_wlk.engine.checkpoint import Dimensions
 from wyoming_wlk.engine.layers import Mlp, Precision, Weights, layer_norm
+from wyoming_wlk.engine.window import AudioMemory
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,26 @@ class Encoder:
                 kept.append((k, v))
         return layer_norm(x, self._norm)
 
-    def _embed(self, mel: Tensor) -> Tensor:
+    def extend(self, mel: Tensor, first: int, silence: Silence, memory: AudioMemory) -> Tensor:
+        """Features of a window's frames from `first` on: [frames, state]. The frames before them are those in the
+        memory, which takes in the new ones. `mel` begins with frame `mel_start(first)`."""
+        x = self._embed(mel, first)
+        frames = first + len(x)
+        bias = extension_bias(frames, entries(frames, silence.keys.shape[2]), self._dtype)
+        memory.reserve(len(bias))
+        for layer, own, *silent in zip(self._layers, memory.layers, silence.keys, silence.values, strict=True):
+            x, _, _ = layer(x, ExtendedWindow(own, first, bias), (silent[0], silent[1]))
+        return layer_norm(x, self._norm)
+
+    def _embed(self, mel: Tensor, first: int = 0) -> Tensor:
         (w1, b1), (w2, b2) = self._convolutions
         x = F.gelu(F.conv1d(mel[None].to(self._dtype), w1, b1, padding=1))
         x = F.gelu(F.conv1d(x, w2, b2, stride=2, padding=1))[0].t()
-        return x.to(self._state) + self._positions[: len(x)]
+        if first:
+            x = x[1:]  # its neighbours were missing
+        return x.to(self._state) + self._positions[first : first + len(x)]
+
+
+def mel_start(first: int) -> int:
+    """The mel frame with which the convolutions begin, so that encoder frame `first` is what it is in the whole."""
+    return 2 * max(0, first - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -37,11 +38,16 @@ class Encoder:
     def has_room(self) -> bool:
         return self._jobs < _AHEAD
 
-    def submit(self, rows: Sequence[Row]) -> None:
+    def expect(self, rows: Sequence[Row]) -> None:
+        """The rows are the encoder's from now on; `submit` follows."""
         for row in rows:
             row.encoding = True
         self._jobs += 1
-        self._thread.submit(self._encode, rows)
+
+    def submit(self, rows: Sequence[Row]) -> None:
+        """Encodes the rows; from any thread."""
+        with contextlib.suppress(RuntimeError):  # the engine has ended meanwhile
+            self._thread.submit(self._encode, rows)
 
     def take(self, encoded: Encoded) -> None:
         """The rows are the caller's again; on its thread."""

@@ -213,7 +213,7 @@ class Engine:
         self._scheduler.add(row)
 
     def _begin(self, encoded: Encoded) -> None:
-        """The first pass of rows that come from the encoder, but for those that were cancelled meanwhile."""
+        """Makes rows ready that come from the encoder, but for those that were cancelled meanwhile."""
         began = time.monotonic()
         self._encoder.take(encoded)
         self._drop_cancelled()
@@ -223,7 +223,6 @@ class Engine:
         elif wanted:
             crosses = dict(zip(encoded.rows, encoded.crosses, strict=True))
             self._guarded(lambda rows: self._runner.begin(rows, [crosses[row] for row in rows]), wanted)
-        self._settle()
         self.statistics.decoder.add(time.monotonic() - began)
 
     def _rest(self) -> None:
@@ -272,13 +271,24 @@ class Engine:
         for row in plan.restore:
             self._runner.restore(row)
         if plan.start:
-            self._encoder.submit(plan.start)
+            self._start(plan.start)
         if plan.advance:
             self._guarded(self._runner.advance, plan.advance)
             self.statistics.batch.add(len(plan.advance))
         self._settle()
         self.statistics.decoder.add(time.monotonic() - began)
         return bool(plan.park or plan.restore or plan.start or plan.advance)
+
+    def _start(self, rows: Sequence[Row]) -> None:
+        """Gives rows to the encoder, by way of the event loop: windows are theirs who speak, until their turn comes."""
+        self._encoder.expect(rows)
+
+        def fill() -> None:
+            for row in rows:
+                row.request.fill()
+            self._encoder.submit(rows)
+
+        self._replies[rows[0]].call(fill)
 
     def _guarded(self, run: Callable[[Sequence[Row]], None], rows: Sequence[Row]) -> None:
         try:
@@ -310,7 +320,10 @@ class Engine:
                 self._runner.retry(row)
                 continue
             try:
-                self._finish(row, self._interpreter.result(row))
+                result = self._interpreter.result(row)
+                if not row.final:
+                    self._runner.keep(row)
+                self._finish(row, result)
             except Exception as err:
                 _LOG.exception("cannot interpret the result for %s", row.request.client)
                 self._finish(row, StepFailed(f"the result could not be read: {type(err).__name__}"))
@@ -334,6 +347,13 @@ class _Reply:
 
     def __init__(self, future: asyncio.Future[StepResult]) -> None:
         self._future, self._loop = future, future.get_loop()
+
+    def call(self, what: Callable[[], None]) -> None:
+        """Calls `what` on the event loop; at once where there is none any more."""
+        try:
+            self._loop.call_soon_threadsafe(what)
+        except RuntimeError:
+            what()
 
     def resolve(self, outcome: StepResult | Exception) -> None:
         try:

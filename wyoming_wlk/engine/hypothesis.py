@@ -25,17 +25,26 @@ _TOKENS_PER_SECOND = 15
 
 @dataclass(eq=False)
 class Beam:
-    """One hypothesis growing in a slot of the cache. `attention` holds [heads, frames] for each token, `match` what
-    expected names are in it."""
+    """One hypothesis growing in a slot of the cache. `attention` holds [heads, frames] for each token, `frames` where
+    each looks most, `match` what expected names are in it."""
 
     slot: int
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     attention: list[Tensor] = field(default_factory=list)
+    frames: list[int] = field(default_factory=list)
     match: Match = Match()
 
     def extended(self, slot: int, token: int, logprob: float, attention: Tensor, match: Match) -> Beam:
-        return Beam(slot, [*self.tokens, token], [*self.logprobs, logprob], [*self.attention, attention], match)
+        frame = int(attention.mean(dim=0).argmax())
+        return Beam(
+            slot,
+            [*self.tokens, token],
+            [*self.logprobs, logprob],
+            [*self.attention, attention],
+            [*self.frames, frame],
+            match,
+        )
 
     def ended(self, logprob: float) -> Beam:
         """The same with the end of text's log-probability counted in."""
@@ -43,8 +52,10 @@ class Beam:
 
     def shortened(self, count: int, names: NameTree) -> Beam:
         keep = len(self.tokens) - count
-        tokens, logprobs, attention = self.tokens[:keep], self.logprobs[:keep], self.attention[:keep]
-        return Beam(self.slot, tokens, logprobs, attention, names.match(tokens))
+        tokens = self.tokens[:keep]
+        return Beam(
+            self.slot, tokens, self.logprobs[:keep], self.attention[:keep], self.frames[:keep], names.match(tokens)
+        )
 
     @property
     def average_logprob(self) -> float:
@@ -81,6 +92,12 @@ class Row:
     prefix: list[int] = field(default_factory=list)
     prompt_length: int = 0
     """Tokens of the prefix before start-of-transcript."""
+    known: int = 0
+    """Tokens of the prefix whose keys and values come from the last step."""
+    unread: list[int] = field(default_factory=list)
+    """The rest of the prefix, until the first pass has read it."""
+    draft: list[int] = field(default_factory=list)
+    """What the last step heard: likely to be heard again."""
     slots: list[int] = field(default_factory=list)
     beams: list[Beam] = field(default_factory=list)
     parked: dict[int, ParkedRow] = field(default_factory=dict)
@@ -168,6 +185,18 @@ def repeated_tail(tokens: Sequence[int], strict: bool) -> Repeat | None:
             if list(tokens[start : start + 4]) == tail:
                 return Repeat(4, 4, count - 4 - start)
     return None
+
+
+def continuation(draft: Sequence[int], tokens: Sequence[int], most: int) -> list[int]:
+    """What the draft says behind the hypothesis' last two tokens; of several places the one nearest to where they stand
+    now (lookup decoding: Saxena, 2023)."""
+    if len(tokens) < 2:
+        return []
+    places = [end for end in range(2, len(draft)) if list(draft[end - 2 : end]) == list(tokens[-2:])]
+    if not places:
+        return []
+    place = min(places, key=lambda end: abs(end - len(tokens)))
+    return list(draft[place : place + most])
 
 
 def was_spoken(repeat: Repeat, frames: Sequence[int], attended: int) -> bool:

@@ -1,7 +1,7 @@
 """Whisper's log-mel spectrogram, computed once per sample as audio arrives.
 
-`MelFrontend` turns samples into raw log10 mel frames on the device; `normalize` applies Whisper's range compression,
-which depends on the loudest frame of the whole window and so has to wait until the window is known.
+`MelFrontend` turns samples into raw log10 mel frames on the device; Whisper's range compression depends on the loudest
+frame of the whole window and so has to wait until the window is known.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class MelFrontend:
 
 
 class MelWindow:
-    """Raw mel frames of one client's window, extended as audio arrives: each frame is computed once.
+    """Mel frames of one client's window, extended as audio arrives: each frame is computed once.
 
     Frame t is centred on sample t * HOP, so the last one or two need samples that are not there yet; they are computed
     against silence at each step and never kept.
@@ -68,28 +68,26 @@ class MelWindow:
         self._frontend = frontend
         self._kept = frontend.empty()
 
-    def update(self, audio: np.ndarray, total: int) -> Tensor:
-        """Raw frames [n_mels, total] of `audio` (float32, the whole window so far) followed by silence."""
+    def update(self, audio: np.ndarray, total: int, first: int = 0) -> Tensor:
+        """Frames `first` to `total` of `audio` (float32, the whole window so far) followed by silence, in Whisper's
+        range: [n_mels, total - first]."""
         kept = self._kept.shape[1]
         settled = max(kept, min(total, (len(audio) - N_FFT // 2) // HOP + 1))
         if settled > kept:
             self._kept = torch.cat([self._kept, self._frontend.frames(_span(audio, kept, settled))], dim=1)
-        touched = min(total, len(audio) // HOP + 2)
+        touched = max(settled, min(total, len(audio) // HOP + 2))
         parts = [self._kept[:, :total]]
         if touched > settled:
             parts.append(self._frontend.frames(_span(audio, settled, touched)))
-        if total > max(touched, settled):
-            parts.append(self._kept.new_full((self._frontend.n_mels, total - max(touched, settled)), _FLOOR))
-        return torch.cat(parts, dim=1)
-
-    def drop(self, frames: int) -> None:
-        """Forgets the first `frames` frames, because the window now starts that much later."""
-        self._kept = self._kept[:, frames:].clone()
+        if total > touched:
+            parts.append(self._kept.new_full((self._frontend.n_mels, total - touched), _FLOOR))
+        raw = torch.cat(parts, dim=1)
+        return _compress(raw[:, first:], raw.amax())
 
 
-def normalize(raw: Tensor) -> Tensor:
+def _compress(raw: Tensor, peak: Tensor) -> Tensor:
     """Whisper's range compression of raw log10 mel frames: the top 80 dB of the window, shifted to about [-1, 1]."""
-    return (torch.maximum(raw, raw.amax() - 8.0) + 4.0) / 4.0
+    return (torch.maximum(raw, peak - 8.0) + 4.0) / 4.0
 
 
 def _span(audio: np.ndarray, first: int, last: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from wyoming_wlk.engine.attention import SILENCE_STRIDE, DecoderInput, RowWindows, WindowAttention
+from wyoming_wlk.engine.attention import SILENCE_STRIDE, DecoderInput, RowWindows, WindowAttention, entries
 from wyoming_wlk.engine.cache import CrossAttention, KVCache
 from wyoming_wlk.engine.checkpoint import Checkpoint, Dimensions, Heads, default_alignment_heads
 from wyoming_wlk.engine.decoder import Decoder, DecoderOutput, DecoderPass
@@ -21,6 +21,7 @@ from wyoming_wlk.engine.encoder import Encoder, Silence
 from wyoming_wlk.engine.layers import Precision, Weights
 from wyoming_wlk.engine.padded import PaddedWindows
 from wyoming_wlk.engine.passes import PaddedPasses, Passes
+from wyoming_wlk.engine.window import AudioMemory
 
 __all__ = ["DecoderInput", "DecoderOutput", "DecoderPass", "Precision", "Whisper"]
 
@@ -67,6 +68,21 @@ class Whisper:
             for index, n, own in zip(order, lengths, cross, strict=True)
         }
         return [encoded[index] for index in range(len(mels))]
+
+    def new_memory(self) -> AudioMemory | None:
+        """Where a window's keys and values stay between steps; None where windows are encoded together."""
+        if self.padded:
+            return None
+        return AudioMemory(self.dims, self.precision.attention, self.precision.state, self.device)
+
+    def extend(self, mel: Tensor, first: int, memory: AudioMemory) -> CrossAttention:
+        """Encodes a window from frame `first` on, beside what the memory has of it; see `Encoder.extend`."""
+        features = self.encoder.extend(mel, first, self.silence, memory)
+        frames, silent = first + len(features), self.silence.cross
+        end = entries(frames, silent.shape[3])
+        memory.cross[:, :, :, first:frames] = self.decoder.cross_keys_values(features)
+        memory.cross[:, :, :, frames:end] = silent[:, :, :, frames // SILENCE_STRIDE :]
+        return memory.heard(end, frames)
 
     def _windows(self, lengths: list[int]) -> WindowAttention:
         """`lengths` in ascending order."""

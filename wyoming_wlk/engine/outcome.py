@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wyoming_wlk.engine.alignment import FRAME_SECONDS, attended_frames, token_spans
+from wyoming_wlk.engine.alignment import FRAME_SECONDS, token_spans
 from wyoming_wlk.engine.context import SAMPLE_RATE, DecoderContext
 from wyoming_wlk.engine.hypothesis import Beam, Row, compression_ratio
 from wyoming_wlk.engine.policies import Evidence, Policy
@@ -64,8 +64,7 @@ class Interpreter:
 
     def _commit(self, row: Row, context: DecoderContext, end: float) -> StepResult:
         tokens = row.best.tokens
-        frames = [int(frame) for frame in attended_frames(_stack(row.best))] if tokens else []
-        tokens, frames = _forward_only(tokens, frames, context.attended)
+        tokens, frames = _forward_only(tokens, row.best.frames, context.attended)
         probabilities = [math.exp(logprob) for logprob in row.best.logprobs[: len(tokens)]]
         evidence = Evidence(
             tokens, frames, probabilities, row.frames, context.options.frame_threshold, context.tentative

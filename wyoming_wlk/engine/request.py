@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -42,6 +43,8 @@ class StepRequest:
     awaited: bool = False
     """Whether the client has said everything and now waits for this; may become so while the step runs."""
     cancelled: bool = False
+    fill: Callable[[], None] = lambda: None
+    """Called on the event loop when the step's turn has come: takes audio into the window that came while it waited."""
 
     @property
     def seconds(self) -> float:

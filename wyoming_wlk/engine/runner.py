@@ -13,34 +13,29 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
 
 from wyoming_wlk.engine.attention import DecoderInput
 from wyoming_wlk.engine.cache import CrossAttention, KVCache, default_slots
 from wyoming_wlk.engine.checkpoint import Checkpoint
-from wyoming_wlk.engine.context import DecoderContext
 from wyoming_wlk.engine.decoder import DecoderPass
-from wyoming_wlk.engine.hypothesis import Beam, Row
+from wyoming_wlk.engine.hypothesis import Beam, Row, continuation
 from wyoming_wlk.engine.layers import Precision
-from wyoming_wlk.engine.mel import HOP, SAMPLE_RATE, MelFrontend, MelWindow, normalize
 from wyoming_wlk.engine.model import Whisper
 from wyoming_wlk.engine.search import Search
-from wyoming_wlk.engine.selection import Selector
+from wyoming_wlk.engine.selection import Question, Selector
 from wyoming_wlk.engine.statistics import Recent
 from wyoming_wlk.engine.tokenizer import Tokenizer
 from wyoming_wlk.engine.transfer import to_host, upload
+from wyoming_wlk.engine.window import TextMemory
+from wyoming_wlk.engine.windows import WindowEncoder
 
-PADDING_SECONDS = 0.7
-"""Real silence after the audio, before the thinned-out silence begins: the model then finds the end by itself."""
+_PROMPT_STEP = 64
+"""Of too long a prompt so many tokens at once are left out, so that what has been read of it stays good for a while."""
 
-_WINDOW_FRAMES = 50
-"""Windows are encoded in whole seconds: each length costs compiled code and scratch memory of its own."""
-
-FRAME_SAMPLES = 2 * HOP
-"""Samples of one encoder frame."""
+_GUESSED_TOKENS = 8
+"""So many tokens that may come next are read along with one that is known."""
 
 MAX_WINDOW_SECONDS = 29.0
 
@@ -66,10 +61,12 @@ class Runner:
         self.encoding = Recent()
         """Seconds of each batch in the encoder."""
         self._model, self._threads = model, threads
-        self._cache: KVCache = model.new_cache(slots)
+        self._cache: KVCache = model.new_cache(slots + 1)
+        self._silence = slots
+        """One slot more, whose audio is silence: what prompts are read beside."""
+        self._cache.set_audio(self._silence, CrossAttention(model.silence.cross, 0))
         self._free = list(range(slots - 1, -1, -1))
-        self._mel = MelFrontend(model.dims.n_mels, model.device)
-        self._windows: WeakKeyDictionary[DecoderContext, tuple[int, MelWindow]] = WeakKeyDictionary()
+        self._windows = WindowEncoder(model)
         self._passes = model.passes(self._cache)
         self._selector = Selector(tokenizer, model.dims.n_vocab, model.device)
         self._context_limit = model.dims.n_text_ctx - 1
@@ -87,7 +84,7 @@ class Runner:
 
     def unload(self) -> None:
         """Frees the device and the memory, whoever still holds the runner; nothing can be run any more."""
-        del self._model, self._cache, self._passes, self._selector, self._search, self._mel, self._windows
+        del self._model, self._cache, self._passes, self._selector, self._search, self._windows
         gc.collect()  # loading leaves some cycles behind
         release_memory()
         if torch.cuda.is_available():
@@ -102,7 +99,7 @@ class Runner:
 
     @property
     def slots(self) -> int:
-        return self._cache.slots
+        return self._silence
 
     @property
     def free_slots(self) -> int:
@@ -140,7 +137,7 @@ class Runner:
     def encode(self, rows: Sequence[Row]) -> list[CrossAttention]:
         """Encodes the rows' windows."""
         began = time.monotonic()
-        encoded = self._model.encode([self._window_mel(row) for row in rows])
+        encoded = self._windows.encode(rows)
         self.encoding.add(time.monotonic() - began)
         return encoded
 
@@ -150,7 +147,7 @@ class Runner:
 
     @torch.inference_mode()
     def begin(self, rows: Sequence[Row], crosses: Sequence[CrossAttention]) -> None:
-        """The first pass over encoded windows. Each row takes `width` slots."""
+        """Makes rows of encoded windows ready for their first pass. Each takes `width` slots."""
         for row, cross in zip(rows, crosses, strict=True):
             row.slots, row.turn_tokens = [self._free.pop() for _ in range(row.width)], 0
             row.beams, row.finished = [Beam(row.slots[0])], []
@@ -160,28 +157,24 @@ class Runner:
         self._detect_languages([row for row in rows if not row.language])
         for row in rows:
             row.prefix = self._prefix(row)
-        drafts = [self._draft(row) for row in rows]
-        self._read_prefixes(rows, drafts)
+            row.draft = self._draft(row)
+        self._read_prompts(rows)
+        for row in rows:
+            self._recall(row)
+            row.unread = row.prefix[row.known :]
 
     @torch.inference_mode()
     def advance(self, rows: Sequence[Row]) -> None:
-        """One more token for every row."""
+        """Lets every row grow by a token at least; in its first pass one reads its prefix, and the draft along with it.
+
+        On a CPU all rows share a pass, for which the weights are read once. Elsewhere a pass of one token per row has a
+        graph of its own.
+        """
         self._cache.settle()
-        batch = [
-            DecoderInput(
-                row.slots[0],
-                [beam.slot for beam in row.beams],
-                [[beam.tokens[-1] if beam.tokens else row.prefix[-1]] for beam in row.beams],
-            )
-            for row in rows
-        ]
-        outputs = self._passes(batch)
-        evidence = to_host(outputs.attention.half())
-        questions = [self._search.question(row, beam.match, len(beam.tokens)) for row in rows for beam in row.beams]
-        answers = self._selector.choose(self._model.decoder.logits(outputs.hidden), questions)
-        for row, span, frames in zip(rows, outputs.tokens, outputs.frames, strict=True):
-            row.turn_tokens += 1
-            self._search.extend(row, answers[span], evidence[:, span, :frames])
+        fresh = [row for row in rows if row.unread] if self._model.padded else []
+        for together in (fresh, [row for row in rows if row not in fresh]):
+            if together:
+                self._pass(together)
 
     def retry(self, row: Row) -> None:
         """Decodes a finished row once more in its next way; the audio is in its slots still."""
@@ -189,22 +182,69 @@ class Runner:
         row.finished, row.beams = [], [Beam(row.slots[0])]
         self._cache.tokens[row.slots[0]] = len(row.prefix) - 1
 
+    def keep(self, row: Row) -> None:
+        """After a partial step: keeps what the client's next one can go on with."""
+        self._windows.settle(row)
+        if (window := row.request.context.window) is not None:
+            window.text = self._remember(row.best.slot, row.prefix + row.best.tokens, row.prompt_length)
+
     # --- parts of a pass ----------------------------------------------------------------------------------------------
 
-    def _window_mel(self, row: Row) -> Tensor:
-        """The row's window, then silence up to a whole number of silence entries: [n_mels, 2 * frames]."""
-        context = row.request.context
-        row.frames = len(context.audio) // FRAME_SAMPLES
-        start, window = self._windows.get(context, (context.offset, None))
-        if window is None or context.offset < start:
-            window = MelWindow(self._mel)
-        elif context.offset > start:
-            window.drop((context.offset - start) // HOP)
-        self._windows[context] = (context.offset, window)
-        padded = len(context.audio) + int(PADDING_SECONDS * SAMPLE_RATE)
-        step = _WINDOW_FRAMES * FRAME_SAMPLES
-        frames = min(self._model.dims.n_audio_ctx, -(-padded // step) * _WINDOW_FRAMES)
-        return normalize(window.update(context.audio, 2 * frames))
+    def _pass(self, rows: Sequence[Row]) -> None:
+        guesses = [row.draft if row.unread else self._guess(row) for row in rows]
+        outputs = self._passes([self._input(row, guess) for row, guess in zip(rows, guesses, strict=True)])
+        counts = [len(row.beams) + len(guess) for row, guess in zip(rows, guesses, strict=True)]
+        hidden, attention = outputs.hidden, outputs.attention
+        fresh = [(row, span) for row, span in zip(rows, outputs.tokens, strict=True) if row.unread]
+        # The position of start-of-transcript tells of speech at all; the last ones of a row predict its text.
+        starts = [span.start + max(0, row.prompt_length - row.known) for row, span in fresh]
+        if fresh:
+            spans = zip(outputs.tokens, counts, strict=True)
+            texts = [place for span, count in spans for place in range(span.stop - count, span.stop)]
+            hidden = hidden[upload(starts + texts, self._model.device)]
+            attention = attention[:, upload(texts, self._model.device)]
+        logits = self._model.decoder.logits(hidden)
+        no_speech = (
+            to_host(torch.softmax(logits[: len(starts)], dim=-1)[:, self.tokenizer.no_speech]) if fresh else None
+        )
+        evidence = to_host(attention.half())
+        questions = [
+            question for row, guess in zip(rows, guesses, strict=True) for question in self._questions(row, guess)
+        ]
+        answers = self._selector.choose(logits[len(starts) :], questions)
+        if no_speech is not None:
+            for (row, _), silent in zip(fresh, no_speech.tolist(), strict=True):
+                row.no_speech = silent if row.known <= row.prompt_length else 0.0  # something was said already
+                row.unread = []
+        begin = 0
+        for row, guess, count, frames in zip(rows, guesses, counts, outputs.frames, strict=True):
+            span, begin = slice(begin, begin + count), begin + count
+            row.turn_tokens += 1
+            if len(row.beams) == 1:
+                self._search.verify(row, guess, answers[span], evidence[:, span, :frames])
+            else:
+                self._search.extend(row, answers[span], evidence[:, span, :frames])
+
+    def _input(self, row: Row, guess: list[int]) -> DecoderInput:
+        """What the row reads next: what is unread of its prefix, or each beam's last token; and what may follow."""
+        if row.unread:
+            read = [[*row.unread, *guess]]
+        else:
+            read = [[beam.tokens[-1] if beam.tokens else row.prefix[-1], *guess] for beam in row.beams]
+        return DecoderInput(row.slots[0], [beam.slot for beam in row.beams], read)
+
+    def _questions(self, row: Row, guess: list[int]) -> list[Question]:
+        if guess:
+            return self._search.questions(row, guess)
+        return [self._search.question(row, beam.match, len(beam.tokens)) for beam in row.beams]
+
+    def _guess(self, row: Row) -> list[int]:
+        """Tokens that may come next, read along with the last one."""
+        if row.search_width > 1 or row.temperature > 0 or self._model.padded:
+            return []
+        tokens = row.beams[0].tokens
+        room = min(row.token_limit - len(tokens), self._context_limit - len(row.prefix) - len(tokens))
+        return continuation(row.draft, tokens, min(_GUESSED_TOKENS, room))
 
     def _decode(self, rows: Sequence[Row], tokens: Sequence[list[int]]) -> DecoderPass:
         """A pass over rows that have one beam yet."""
@@ -235,7 +275,8 @@ class Runner:
         room = self._model.dims.n_text_ctx // 2 - 1
         fixed = self.tokenizer.encode(" " + static.strip())[: room // 2] if static.strip() else []
         recent = self.tokenizer.encode(previous) if previous else []
-        tokens = fixed + recent[-(room - len(fixed)) :]
+        surplus = max(0, len(recent) - (room - len(fixed)))
+        tokens = fixed + recent[-(-surplus // _PROMPT_STEP) * _PROMPT_STEP :]
         return [self.tokenizer.sot_prev, *tokens] if tokens else []
 
     def _draft(self, row: Row) -> list[int]:
@@ -249,29 +290,44 @@ class Runner:
         draft = context.committed + context.tentative if row.final else context.tentative
         return draft[: max(0, min(row.token_limit, self._context_limit - len(row.prefix)))]
 
-    def _read_prefixes(self, rows: Sequence[Row], drafts: Sequence[list[int]]) -> None:
-        """The first pass: over prefix and draft at once, from which the text begins."""
-        outputs = self._decode(rows, [row.prefix + draft for row, draft in zip(rows, drafts, strict=True)])
-        # The position of start-of-transcript tells of speech at all; those from the prefix's last on predict text.
-        starts = [span.start + row.prompt_length for row, span in zip(rows, outputs.tokens, strict=True)]
-        texts = [
-            place
-            for row, span in zip(rows, outputs.tokens, strict=True)
-            for place in range(span.start + len(row.prefix) - 1, span.stop)
-        ]
-        logits = self._model.decoder.logits(outputs.hidden[upload(starts + texts, self._model.device)])
-        no_speech = to_host(torch.softmax(logits[: len(rows)], dim=-1)[:, self.tokenizer.no_speech])
-        evidence = to_host(outputs.attention[:, upload(texts, self._model.device)].half())
-        questions = [
-            question for row, draft in zip(rows, drafts, strict=True) for question in self._search.questions(row, draft)
-        ]
-        answers = self._selector.choose(logits[len(rows) :], questions)
-        begin = 0
-        for row, draft, frames, silent in zip(rows, drafts, outputs.frames, no_speech.tolist(), strict=True):
-            end = begin + len(draft) + 1
-            row.no_speech = silent
-            self._search.verify(row, draft, answers[begin:end], evidence[:, begin:end, :frames])
-            begin = end
+    def _read_prompts(self, rows: Sequence[Row]) -> None:
+        """Puts the prompts' keys and values in place, and reads what is new of them.
+
+        They are read beside silence, so that they are good for all windows that come behind the same text.
+        """
+        for row in rows:
+            memory = row.request.context.prompt
+            row.known = memory.common(row.prefix[: row.prompt_length + 1]) if memory is not None else 0
+            self._place(row, memory, 0, row.known)
+        if new := [row for row in rows if row.known < row.prompt_length]:
+            read = [row.prefix[row.known : row.prompt_length] for row in new]
+            self._passes(
+                [DecoderInput(self._silence, row.slots[:1], [tokens]) for row, tokens in zip(new, read, strict=True)]
+            )
+            for row in new:
+                row.request.context.prompt = self._remember(row.slots[0], row.prefix[: row.prompt_length], 0)
+                row.known = row.prompt_length
+
+    def _recall(self, row: Row) -> None:
+        """Puts in place what the last partial step has computed behind the prompt. Before words are committed all of it
+        is read anew: there it is told whether there is speech at all."""
+        window = row.request.context.window
+        if row.committed and window is not None and window.text is not None:
+            count = window.text.common(row.prefix[row.prompt_length :])
+            self._place(row, window.text, row.prompt_length, count)
+            row.known = row.prompt_length + count
+
+    def _remember(self, slot: int, tokens: Sequence[int], begin: int) -> TextMemory:
+        """What the slot holds of the tokens from `begin` on."""
+        end = min(len(tokens), self._cache.tokens[slot])
+        return TextMemory(tokens[begin:end], self._cache.self_kv[:, :, slot, :, begin:end].clone())
+
+    def _place(self, row: Row, memory: TextMemory | None, begin: int, count: int) -> None:
+        """Continues the row's slot with the first `count` tokens of a memory."""
+        slot, end = row.slots[0], begin + count
+        if memory is not None:
+            self._cache.self_kv[:, :, slot, :, begin:end] = memory.self_kv[:, :, :, :count]
+        self._cache.tokens[slot] = end
 
 
 def available_devices() -> list[str]:

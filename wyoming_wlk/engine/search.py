@@ -5,6 +5,7 @@ Moves beams between the slots of the cache; computes nothing with them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,12 @@ from wyoming_wlk.engine.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
+_LAST_FRAMES = 10
+"""A partial that looks at the last 0.2 s has heard what there is: what it would say next is cut off in a word."""
+
+_UNHEARD_FRAMES = 75
+_SURE_OF_END = math.log(0.5)
+
 
 class Search:
     """Greedy, with beams, or by samples, as each row's attempt says. `limit`: tokens that a slot may hold."""
@@ -26,9 +33,9 @@ class Search:
 
     def questions(self, row: Row, draft: list[int]) -> list[Question]:
         """For each token of the draft, as if those before it were right, and for the one after it."""
-        match = row.beams[0].match
-        questions = [self.question(row, match, 0)]
-        for count, token in enumerate(draft, 1):
+        match, begin = row.beams[0].match, len(row.beams[0].tokens)
+        questions = [self.question(row, match, begin)]
+        for count, token in enumerate(draft, begin + 1):
             match = row.names.step(match, token)
             questions.append(self.question(row, match, count))
         return questions
@@ -55,8 +62,11 @@ class Search:
         """One step of the search. answers: for each beam what may come next; evidence: attention [heads, beams,
         frames]."""
         grown: list[tuple[int, int, float]] = []
-        for parent, token, logprob in self._candidates(row, answers):
+        candidates = self._candidates(row, answers)
+        for parent, token, logprob in candidates:
             if token == self._tokenizer.eot:
+                if len(candidates) > 1 and _ends_too_early(row, row.beams[parent], logprob):
+                    continue
                 row.finished.append(row.beams[parent].ended(logprob))
             else:
                 grown.append((parent, token, logprob))
@@ -69,7 +79,8 @@ class Search:
         for beam in beams:
             full = len(beam.tokens) >= row.token_limit or len(row.prefix) + len(beam.tokens) >= self._limit
             looped = self._looped(row, beam)
-            if looped or full:
+            heard = not row.final and beam.frames[-1] >= row.frames - _LAST_FRAMES
+            if looped or full or heard:
                 row.finished.append(beam.shortened(looped, row.names))
             else:
                 row.beams.append(beam)
@@ -79,8 +90,7 @@ class Search:
         repeat = repeated_tail([*row.committed, *beam.tokens], strict=not row.final)
         if repeat is None:
             return 0
-        frames = [int(weights.mean(dim=0).argmax()) for weights in beam.attention]
-        if was_spoken(repeat, frames, row.request.context.attended):
+        if was_spoken(repeat, beam.frames, row.request.context.attended):
             return 0
         return min(repeat.drop, len(beam.tokens))
 
@@ -109,3 +119,10 @@ class Search:
             match = row.names.step(parent.match, token)
             beams.append(parent.extended(slot, token, logprob, evidence[:, index], match))
         return beams
+
+
+def _ends_too_early(row: Row, beam: Beam, logprob: float) -> bool:
+    """Whether a partial ends its text, unsurely, although somebody has spoken on for a while: the likeliest word then
+    takes the end's place."""
+    heard = beam.frames[-1] if beam.frames else row.request.context.attended
+    return not row.final and heard < row.frames - _UNHEARD_FRAMES and logprob < _SURE_OF_END

@@ -21,8 +21,8 @@ Candidate = tuple[int, float]
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of one position: the likeliest token; a sample, where the temperature is over 0; or the likeliest
-    `2 * width`, for a search with several beams."""
+    """What is asked of one position: the likeliest `2 * width` tokens, for a search with so many beams; or a sample,
+    where the temperature is over 0."""
 
     width: int = 1
     begins: bool = False
@@ -56,7 +56,7 @@ class Selector:
         found: list[Tensor] = []
         for width, members in groups.items():
             where = slice(None) if len(groups) == 1 else upload(members, self._device)
-            tokens = _likeliest(scores[where], 1 if width == 1 else 2 * width)
+            tokens = scores[where].topk(2 * width, dim=-1).indices
             for place, position in enumerate(members):
                 if questions[position].temperature > 0:
                     tokens[place] = _sample(scores[position], questions[position])
@@ -74,11 +74,6 @@ class Selector:
         return scores
 
 
-def _likeliest(scores: Tensor, count: int) -> Tensor:
-    """[positions, n_vocab] -> [positions, count]"""
-    return scores.argmax(dim=-1, keepdim=True) if count == 1 else scores.topk(count, dim=-1).indices
-
-
 def _sample(scores: Tensor, question: Question) -> Tensor:
     """Seeded by the question alone, so that a client gets the same whoever else is there."""
     generator = torch.Generator(scores.device).manual_seed(question.seed)
@@ -90,7 +85,7 @@ def _by_position(groups: Mapping[int, Sequence[int]], values: list[float]) -> li
     answers: dict[int, list[Candidate]] = {}
     begin = 0
     for width, members in groups.items():
-        count = 1 if width == 1 else 2 * width
+        count = 2 * width
         size = len(members) * count
         tokens, logprobs = values[begin : begin + size], values[begin + size : begin + 2 * size]
         begin += 2 * size
