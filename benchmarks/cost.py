@@ -51,8 +51,8 @@ _INTERVALS = (0.4, 1.0)
 _SIDES = (512, 1024, 2048)
 _BESIDE = ["part", "G operations", "MB", "floor [ms]", "measured [ms]", "ratio"]
 MONOLOGUE = Schedule(
-    partial=Steps(rate=2.3, seconds=6.5, prefix=192, draft=3.0, passes=2.1),
-    final=Steps(rate=0.23, seconds=8.0, prefix=174, draft=0, passes=22.2, beams=2),
+    partial=Steps(rate=2.3, seconds=6.5, encoded=2.0, prefix=192, known=188, draft=3.0, passes=1.0),
+    final=Steps(rate=0.23, seconds=8.0, encoded=9.2, prefix=174, known=0, draft=20, passes=10, beams=2),
 )
 """Speech without long pauses, as measured with tiny.en (docs/cost.md): what the tables of all sizes are for."""
 
@@ -156,8 +156,9 @@ def print_parts(name: str, device: Device, found: Sequence[Part]) -> None:
 def print_client(name: str, device: Device, whisper: Whisper, client: Client) -> None:
     for kind, steps in (("partial", client.schedule.partial), ("final", client.schedule.final)):
         print(
-            f"\n{name}, {kind} steps: {steps.rate:.2f} a second of speech, window {steps.seconds:.1f} s, prefix "
-            f"{steps.prefix:.0f} tokens, draft {steps.draft:.1f}, {steps.passes:.1f} passes, {steps.beams:.0f} beams"
+            f"\n{name}, {kind} steps: {steps.rate:.2f} a second of speech, window {steps.seconds:.1f} s, encoded "
+            f"{steps.encoded:.1f} s, prefix {steps.prefix:.0f} tokens, {steps.known:.0f} known, "
+            f"draft {steps.draft:.1f}, {steps.passes:.1f} passes, {steps.beams:.0f} beams"
         )
     costs = per_second(whisper, client.schedule)
     rows = [_beside(part, cost, device.floor(cost), client.spent[part]) for part, cost in costs.items()]
@@ -178,12 +179,12 @@ def _beside(name: str, cost: Cost, least: float, seconds: float) -> list[str]:
     ]
 
 
-def print_sizes(title: str, devices: Mapping[str, Device], formats: Formats) -> None:
+def print_sizes(title: str, devices: Mapping[str, Device], formats: Formats, schedule: Schedule) -> None:
     """Computed, not measured; each size on a device of its own, for what is small is read faster."""
     rows = []
     for (name, dims), interval in itertools.product(SIZES.items(), _INTERVALS):
-        device, schedule = devices[name], MONOLOGUE.every(interval)
-        costs = [per_second(Whisper(dims, formats), schedule, batch) for batch in _BATCHES]
+        device = devices[name]
+        costs = [per_second(Whisper(dims, formats), schedule.every(interval), batch) for batch in _BATCHES]
         floors = [floor(device, cost) for cost in costs]
         operations = [cost.operations / 1e9 for cost in costs[0].values()]
         rows.append(
@@ -223,9 +224,9 @@ def main() -> None:
         size: replace(device, bandwidth=in_process(reading_rate, Whisper(dims, whisper.formats).weights, threads))
         for size, dims in SIZES.items()
     }
-    print_sizes("this processor", here, whisper.formats)
-    print_sizes("an H200, 16 bits", dict.fromkeys(SIZES, H200), HALF)
-    print_sizes("an H200, products in int8", dict.fromkeys(SIZES, H200_INT8), INT8_ON_GPU)
+    print_sizes("this processor", here, whisper.formats, MONOLOGUE)
+    print_sizes("an H200, 16 bits", dict.fromkeys(SIZES, H200), HALF, MONOLOGUE.whole())
+    print_sizes("an H200, products in int8", dict.fromkeys(SIZES, H200_INT8), INT8_ON_GPU, MONOLOGUE.whole())
 
 
 if __name__ == "__main__":

@@ -16,12 +16,13 @@ from benchmarks import virtual
 from benchmarks.client import Microphone
 from benchmarks.clips import SAMPLE_RATE, Clip
 from benchmarks.engine import open_services
-from benchmarks.operations import Schedule, Steps
+from benchmarks.operations import FRAMES_PER_SECOND, Schedule, Steps
 from benchmarks.servers import our_config
-from wyoming_wlk.engine import model as network
+from wyoming_wlk.engine import encoder
 from wyoming_wlk.engine.cache import CrossAttention
 from wyoming_wlk.engine.hypothesis import Row
 from wyoming_wlk.engine.runner import Runner
+from wyoming_wlk.engine.windows import WindowEncoder
 from wyoming_wlk.events import Event
 from wyoming_wlk.services import Pace
 
@@ -34,7 +35,9 @@ class Asked:
 
     final: bool
     seconds: float
+    encoded: float
     prefix: int
+    known: int
     draft: int
     beams: int
     passes: int = 0
@@ -77,35 +80,48 @@ class _Notes:
     def __init__(self) -> None:
         self._asked: dict[Row, Asked] = {}
         self._encoding = self._starting = self._advancing = 0.0
-        self._encode, self._begin, self._advance = network.Whisper.encode, Runner.begin, Runner.advance
+        self._encode, self._begin, self._advance = WindowEncoder.encode, Runner.begin, Runner.advance
+        self._embed = encoder.Encoder._embed
+        self._frames = 0
         self._patches = ExitStack()
 
     def __enter__(self) -> None:
         notes = self
 
-        def encode(model: network.Whisper, mels: Sequence[Tensor]) -> list[CrossAttention]:
+        def encode(windows: WindowEncoder, rows: Sequence[Row]) -> list[CrossAttention]:
             began = time.perf_counter()
             try:
-                return notes._encode(model, mels)
+                return notes._encode(windows, rows)
             finally:
                 notes._encoding += time.perf_counter() - began
 
+        def embed(network: encoder.Encoder, mel: Tensor, first: int = 0) -> Tensor:
+            embedded = notes._embed(network, mel, first)
+            notes._frames = len(embedded)
+            return embedded
+
         def begin(runner: Runner, rows: Sequence[Row], crosses: Sequence[CrossAttention]) -> None:
-            drafts = [_draft(row) for row in rows]
+            (row,) = rows  # one client, and so one at a time
+            encoded = notes._frames / FRAMES_PER_SECOND
             began = time.perf_counter()
             notes._begin(runner, rows, crosses)
             notes._starting += time.perf_counter() - began
-            for row, draft in zip(rows, drafts, strict=True):
-                notes._asked[row] = Asked(row.final, row.request.seconds, len(row.prefix), draft, row.width)
+            size = len(row.prefix), row.known, len(row.draft)
+            notes._asked[row] = Asked(row.final, row.request.seconds, encoded, *size, row.width)
 
         def advance(runner: Runner, rows: Sequence[Row]) -> None:
-            began = time.perf_counter()
+            (row,) = rows
+            first, began = bool(row.unread), time.perf_counter()
             notes._advance(runner, rows)
-            notes._advancing += time.perf_counter() - began
-            for row in rows:
+            spent = time.perf_counter() - began
+            if first:
+                notes._starting += spent
+            else:
+                notes._advancing += spent
                 notes._asked[row].passes += 1
 
-        self._patches.enter_context(patch.object(network.Whisper, "encode", encode))
+        self._patches.enter_context(patch.object(WindowEncoder, "encode", encode))
+        self._patches.enter_context(patch.object(encoder.Encoder, "_embed", embed))
         self._patches.enter_context(patch.object(Runner, "begin", begin))
         self._patches.enter_context(patch.object(Runner, "advance", advance))
 
@@ -125,14 +141,6 @@ class _Notes:
         return Client(schedule, {name: seconds / speech for name, seconds in spent.items()})
 
 
-def _draft(row: Row) -> int:
-    """Tokens that its first pass checks."""
-    context = row.request.context
-    if row.search_width > 1:
-        return 0
-    return len(context.tentative) + (len(context.committed) if row.final else 0)
-
-
 async def _ignore(event: Event) -> None:
     return
 
@@ -141,7 +149,9 @@ def _average(asked: Sequence[Asked], speech: float) -> Steps:
     return Steps(
         rate=len(asked) / speech,
         seconds=statistics.mean(one.seconds for one in asked),
+        encoded=statistics.mean(one.encoded for one in asked),
         prefix=statistics.mean(one.prefix for one in asked),
+        known=statistics.mean(one.known for one in asked),
         draft=statistics.mean(one.draft for one in asked),
         passes=statistics.mean(one.passes for one in asked),
         beams=statistics.mean(one.beams for one in asked),

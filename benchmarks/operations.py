@@ -109,23 +109,24 @@ class Whisper:
         read = self.encoder(self.dims.n_audio_ctx, 0) + self.cross(0, 0) + self.decoder(0, 0, 0, 0) + self.logits(0)
         return read.bytes
 
-    def encoder(self, frames: float, windows: float = 1.0) -> Cost:
-        """Convolutions and layers of so many windows at once."""
+    def encoder(self, frames: float, windows: float = 1.0, earlier: float = 0.0) -> Cost:
+        """Convolutions and layers of so many windows at once, behind `earlier` frames that are encoded already."""
         d, mels, layers = self.dims.n_audio_state, self.dims.n_mels, self.dims.n_audio_layer
-        seen = entries(self.dims, frames)
+        seen = entries(self.dims, earlier + frames)
         convolutions = 2 * (2 * frames) * 3 * mels * d + 2 * frames * 3 * d * d
         weights = layers * 12 * d * d * self.formats.weight + (3 * mels * d + 3 * d * d) * self.formats.attention
-        silence = layers * 2 * (seen - frames) * d * self.formats.attention
+        others = layers * 2 * (seen - frames) * d * self.formats.attention
         return Cost(
             windows * layers * 24 * frames * d * d,
             windows * (convolutions + layers * 4 * frames * seen * d),
-            weights + silence,
+            weights + others,
         )
 
-    def cross(self, frames: float, windows: float = 1.0) -> Cost:
-        """The decoder's keys and values of the encoder's output, written into the cache."""
+    def cross(self, frames: float, windows: float = 1.0, earlier: float = 0.0) -> Cost:
+        """The decoder's keys and values of the encoder's output, written into the cache with those of `earlier`
+        frames."""
         d, layers = self.dims.n_text_state, self.dims.n_text_layer
-        written = 2 * entries(self.dims, frames) * d * self.formats.state
+        written = 2 * entries(self.dims, earlier + frames) * d * self.formats.state
         return Cost(
             windows * layers * 4 * frames * d * d,
             0.0,
@@ -156,13 +157,16 @@ class Whisper:
 class Steps:
     """One kind of step, per second of speech: how many there are, and what each does on average.
 
-    `seconds` of window; tokens of the `prefix` (prompt, start, committed) and of the `draft`, which the first pass
-    takes; `passes` of one token each after that; `beams` in these.
+    `seconds` of window, of which the last `encoded` are encoded, with the silence behind them; tokens of the `prefix`
+    (prompt, start, committed), of which so many are `known` from the last step, and of the `draft`: what is not known
+    the first pass takes; `passes` of one token each after that; `beams` in these.
     """
 
     rate: float
     seconds: float
+    encoded: float
     prefix: float
+    known: float
     draft: float
     passes: float
     beams: float = 1.0
@@ -176,9 +180,16 @@ class Schedule:
     final: Steps
 
     def every(self, interval: float) -> Schedule:
-        """With another time between partial steps; as many tokens are new, shared by fewer steps or more."""
-        passes = 1 + (self.partial.passes - 1) * self.partial.rate * interval
-        return replace(self, partial=replace(self.partial, rate=1 / interval, passes=passes))
+        """With another time between partial steps; as much audio and as many tokens are new, in fewer steps or more."""
+        partial = self.partial
+        passes = partial.passes * partial.rate * interval
+        encoded = min(partial.encoded + interval - 1 / partial.rate, partial.seconds + PADDING_SECONDS)
+        return replace(self, partial=replace(partial, rate=1 / interval, passes=passes, encoded=encoded))
+
+    def whole(self) -> Schedule:
+        """The same where windows are always encoded from their beginning, as on a GPU: in whole seconds."""
+        encoded = self.partial.seconds + PADDING_SECONDS + 0.5
+        return replace(self, partial=replace(self.partial, encoded=encoded))
 
 
 def parts(whisper: Whisper, steps: Steps, batch: float = 1.0) -> dict[str, Cost]:
@@ -186,14 +197,16 @@ def parts(whisper: Whisper, steps: Steps, batch: float = 1.0) -> dict[str, Cost]
 
     To the encoder belong cross-attention's keys and values, to the passes their logits.
     """
-    frames = float(FRAMES_PER_SECOND * (steps.seconds + PADDING_SECONDS + 0.5))  # whole seconds are half a second more
-    frames = min(frames, whisper.dims.n_audio_ctx)
+    encoded = min(FRAMES_PER_SECOND * steps.encoded, whisper.dims.n_audio_ctx)
+    frames = max(encoded, min(FRAMES_PER_SECOND * (steps.seconds + PADDING_SECONDS), whisper.dims.n_audio_ctx))
+    earlier = frames - encoded
     first = steps.prefix + steps.draft
     rows = batch * steps.beams
     token = whisper.decoder(rows, 1, first + steps.passes / 2, frames, batch) + whisper.logits(rows)
+    read = whisper.decoder(batch, first - steps.known, steps.known, frames)
     costs = {
-        "encoder": whisper.encoder(frames, batch) + whisper.cross(frames, batch),
-        "first pass": whisper.decoder(batch, first, 0, frames) + whisper.logits(batch * (2 + steps.draft)),
+        "encoder": whisper.encoder(encoded, batch, earlier) + whisper.cross(encoded, batch, earlier),
+        "first pass": read + whisper.logits(batch * (2 + steps.draft)),
         "token passes": token * steps.passes,
     }
     return {name: cost * (steps.rate / batch) for name, cost in costs.items()}

@@ -22,10 +22,11 @@ from wyoming_wlk.engine.engine import Engine
 from wyoming_wlk.engine.hypothesis import Row
 from wyoming_wlk.engine.model import Whisper
 from wyoming_wlk.engine.request import StepKind, StepRequest
-from wyoming_wlk.engine.runner import FRAME_SAMPLES, Runner
+from wyoming_wlk.engine.runner import Runner
 from wyoming_wlk.engine.search import Search
 from wyoming_wlk.engine.selection import Candidate
 from wyoming_wlk.engine.tokenizer import Tokenizer
+from wyoming_wlk.engine.windows import FRAME_SAMPLES
 
 _STEP_SECONDS = 0.4
 """New audio before the next partial, as `UtteranceSettings.step`."""
@@ -35,7 +36,8 @@ _SURE_FRAMES = 15
 the part of the draft that the next step rejects."""
 
 _WRONG_TOKENS = 1000
-_LOGPROB = -0.1
+_LOGPROB = -0.24
+"""Not sure enough for a word to be committed at once, and sure enough for a final with one beam."""
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,13 @@ import selectors
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, Concatenate, ParamSpec, TypeVar, TypeVarTuple
 from unittest.mock import patch
 
 from wyoming_wlk.engine.engine import Engine
 from wyoming_wlk.engine.request import StepRequest, StepResult
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -129,26 +130,31 @@ class _Loop(asyncio.SelectorEventLoop):
 
 def run(main: Callable[[Clock], Coroutine[Any, Any, T]]) -> T:
     """Runs `main`, which is given the clock, to its end in virtual time."""
-    clock, step, turn = Clock(), Engine.step, Engine._turn
+    clock, step, turn, first = Clock(), Engine.step, Engine._turn, Engine._begin
     loop = _Loop(clock)
 
     def counted(engine: Engine, request: StepRequest) -> Coroutine[Any, Any, StepResult]:
         return clock.until_done(step(engine, request))
 
-    def whole(engine: Engine) -> bool:
-        """The engine answers in the middle of a turn: what is left of it, its statistics above all, is work as well.
+    def whole(part: Callable[Concatenate[Engine, P], T]) -> Callable[Concatenate[Engine, P], T]:
+        """The engine answers in the middle of a pass: what is left of it, its statistics above all, is work as well.
         The loop hears of its beginning before the answer, and of its end after that."""
-        loop.tell(clock.begin)
-        try:
-            return turn(engine)
-        finally:
-            loop.tell(clock.end)
+
+        def run(engine: Engine, *args: P.args, **kwargs: P.kwargs) -> T:
+            loop.tell(clock.begin)
+            try:
+                return part(engine, *args, **kwargs)
+            finally:
+                loop.tell(clock.end)
+
+        return run
 
     with (
         patch.object(time, "monotonic", clock.now),
         patch.object(time, "perf_counter", clock.now),
         patch.object(Engine, "step", counted),
-        patch.object(Engine, "_turn", whole),
+        patch.object(Engine, "_turn", whole(turn)),
+        patch.object(Engine, "_begin", whole(first)),
         asyncio.Runner(loop_factory=lambda: loop) as runner,
     ):
         return runner.run(main(clock))
