@@ -458,6 +458,40 @@ async def test_a_window_is_filled_when_its_turn_comes(
         engine.stop()
 
 
+async def test_a_window_that_cannot_be_filled(engine: Engine, clips: dict[str, Clip]) -> None:
+    """Its step hears what is there, and others get what is theirs, however often it happens."""
+
+    def fail() -> None:
+        raise MemoryError
+
+    samples = clips["turn_on_the_lamp"].samples
+    requests = [StepRequest(context_of(samples, "en"), StepKind.FINAL, 0.0, str(n), fill=fail) for n in range(4)]
+    results = await asyncio.gather(*(engine.step(request) for request in requests))
+    assert all("lamp" in text(result) for result in results)
+
+
+async def test_a_failing_client_leaves_nothing_behind(
+    tiny_en: InstalledModel, clips: dict[str, Clip], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A row that was run alone, because its window could not be encoded together, is done and takes part in no pass."""
+    encode, failures = Runner.encode, [RuntimeError("injected")]
+
+    def fail_once(runner: Runner, rows: Sequence[Row]) -> list[CrossAttention]:
+        if failures:
+            raise failures.pop()
+        return encode(runner, rows)
+
+    monkeypatch.setattr(Runner, "encode", fail_once)
+    engine = Engine.start(lambda: spy(tiny_en, slots=4), DecodingSettings())
+    try:
+        contexts = [context_of(clips["turn_on_the_lamp"].samples, "en") for _ in range(3)]
+        results = await asyncio.gather(*(step(engine, context, StepKind.FINAL) for context in contexts))
+    finally:
+        engine.stop()
+    assert all("lamp" in text(result) for result in results)
+    assert sum("a pass of the model failed" in record.message for record in caplog.records) == 1
+
+
 async def test_committed_words_join_to_the_hypothesis(engine: Engine, clips: dict[str, Clip]) -> None:
     """Committed and tentative tokens never overlap, so that no word is said twice."""
     clip = clips["1688-142285-0007"]

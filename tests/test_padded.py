@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -141,6 +142,19 @@ def test_numbers_that_overflow_stay_with_their_row(by_row: Whisper, padded: Whis
 
 
 # --- buckets and graphs -----------------------------------------------------------------------------------------------
+
+
+def test_silence_for_prompts_is_left_alone(tiny_en: InstalledModel, padded: Whisper) -> None:
+    """Captured passes try themselves out on noise in the slots; what prompts are read beside is silence afterwards."""
+    plain = Runner(padded, Tokenizer(tiny_en.tokenizer, padded.dims.n_vocab), slots=2)
+
+    def passes(cache: KVCache) -> PaddedPasses:
+        return PaddedPasses(padded.decoder, cache, lambda step, example: step)
+
+    with patch.object(padded, "passes", passes):
+        captured = Runner(padded, Tokenizer(tiny_en.tokenizer, padded.dims.n_vocab), slots=2)
+    slots = [runner._cache.cross_kv[:, :, 2, :, :150] for runner in (plain, captured)]
+    assert torch.equal(*slots) and slots[0].abs().sum() > 0
 
 
 def test_buckets() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from wyoming_wlk.engine.biasing import NameTree
 from wyoming_wlk.engine.cache import KVCache
 from wyoming_wlk.engine.checkpoint import Dimensions
 from wyoming_wlk.engine.context import ClientOptions, DecoderContext
@@ -27,9 +28,9 @@ def search(tiny_en: InstalledModel) -> Search:
     return Search(Tokenizer(tiny_en.tokenizer, dims.n_vocab), cache, 447)
 
 
-def row(kind: StepKind = StepKind.PARTIAL) -> Row:
+def row(kind: StepKind = StepKind.PARTIAL, task: str = "transcribe") -> Row:
     """Over four seconds of audio."""
-    context = DecoderContext(ClientOptions(), np.zeros(FRAMES * 320, np.float32))
+    context = DecoderContext(ClientOptions(task=task), np.zeros(FRAMES * 320, np.float32))
     made = Row(StepRequest(context, kind, 0.0, "client"), (Attempt(),), sequence=0, frames=FRAMES)
     made.slots, made.beams, made.prefix = [0], [Beam(0)], [50257]
     return made
@@ -51,6 +52,23 @@ def test_a_partial_ends_where_the_audio_does(search: Search, tiny_en: InstalledM
         say(search, each, 101, 190)
     assert partial.done and partial.best.tokens == [100, 101]
     assert not final.done
+
+
+def test_a_translation_ends_where_the_model_says(search: Search, tiny_en: InstalledModel) -> None:
+    """It puts words in another order, so that where it looks tells nothing of how much has been said."""
+    partial = row(task="translate")
+    say(search, partial, 100, 199)
+    assert not partial.done
+    say(search, partial, Tokenizer(tiny_en.tokenizer, 51864).eot, 10, 0.4)
+    assert partial.done
+
+
+def test_names_count_once(search: Search) -> None:
+    """With one beam their bonus has been counted in the choice of the token; the runner-up does not overtake it."""
+    partial = row()
+    partial.names = NameTree([[7, 8]])
+    say(search, partial, 100, 10, probability=0.6, second=7)
+    assert partial.beams[0].tokens == [100]
 
 
 def test_an_unsure_end_long_before_the_audio_ends(search: Search, tiny_en: InstalledModel) -> None:

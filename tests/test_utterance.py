@@ -7,11 +7,13 @@ from itertools import cycle
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wyoming_wlk.engine.context import SAMPLE_RATE, ClientOptions, DecoderContext
 from wyoming_wlk.engine.request import StepKind, StepRequest, StepResult, Word
+from wyoming_wlk.engine.window import TextMemory
 from wyoming_wlk.events import Finished, Flushed, SegmentEnded, SpeechStarted, SpeechStopped, TextUpdate
 from wyoming_wlk.utterance import Utterance, UtteranceSettings
 from wyoming_wlk.vad import SpeechEnd, SpeechEvent, SpeechStart
@@ -126,6 +128,43 @@ def test_the_answer_is_ready_when_the_client_stops() -> None:
     assert len(talk.requests) == before
     assert talk.finished.text == talk.committed.strip()
     assert talk.finished.text.split()[-1] == "w7"
+
+
+def test_a_partial_hears_what_came_while_it_waited() -> None:
+    """Its window is filled when its turn comes, with all that has come by then; a cancelled one takes nothing."""
+    talk = Talk()
+    talk.begin()
+    talk.hear(1.0, answer=False)
+    request = talk.utterance.next_request()
+    assert request is not None and not len(talk.context.audio)
+    waiting = request.seconds
+    assert waiting > 1.0
+    talk.hear(0.5, answer=False)
+    request.fill()
+    assert request.seconds == pytest.approx(waiting + 0.5)
+    talk.utterance.apply(talk.result(request))
+    talk.hear(1.0, answer=False)
+    late = talk.utterance.next_request()
+    assert late is not None
+    heard = len(talk.context.audio)
+    talk.pause(0.3)
+    assert late.cancelled
+    late.fill()
+    assert len(talk.context.audio) == heard
+
+
+def test_what_was_read_of_a_prompt_goes_with_a_long_silence() -> None:
+    """Clients that say nothing for ten seconds hold no keys and values; the text itself stays."""
+    talk = Talk()
+    talk.begin()
+    talk.speak(2.0)
+    talk.pause(0.3)
+    talk.hear(2.0)
+    talk.context.prompt = TextMemory([1], torch.empty(0))
+    talk.hear(7.0)
+    assert talk.context.prompt is not None
+    talk.hear(2.0)
+    assert talk.context.prompt is None and talk.context.previous_text
 
 
 def test_stop_in_mid_speech_decodes_all_that_was_said() -> None:

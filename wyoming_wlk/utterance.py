@@ -17,6 +17,7 @@ from functools import partial
 
 import numpy as np
 
+from wyoming_wlk.engine.alignment import FRAME_SECONDS
 from wyoming_wlk.engine.context import SAMPLE_RATE, DecoderContext
 from wyoming_wlk.engine.request import StepKind, StepRequest, StepResult, Word
 from wyoming_wlk.events import Event, Finished, Flushed, SegmentEnded, SpeechStarted, SpeechStopped, TextUpdate
@@ -28,6 +29,8 @@ _CROWDED_TOKENS = 160
 
 _EARLY_SECONDS = 1.3
 """In so short a window words are looked for twice as often where an utterance begins: its first words come sooner."""
+
+_IDLE_SECONDS = 10.0
 
 _SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
 
@@ -102,6 +105,8 @@ class Utterance:
             else:
                 self._speech_stopped(event)
         if not self._open:
+            if self._clock - self._silent_since > _IDLE_SECONDS * SAMPLE_RATE:
+                self.context.prompt = None  # it takes memory, and is soon read again
             self._pre_roll = self._pre_roll[-self._samples(self._settings.pre_roll) - SAMPLE_RATE // 2 :]
         self._look_for_end()
 
@@ -152,7 +157,7 @@ class Utterance:
         request = StepRequest(self.context, kind, self._oldest_arrival, self._client, self._awaited)
         self._running = request
         if kind is StepKind.PARTIAL:
-            request.fill = partial(self._hear_more, request)
+            request.fill, request.coming = partial(self._hear_more, request), self._pending_samples / SAMPLE_RATE
         else:
             whole = self._fill_window()
             self._cutting = not (self._settled and whole)
@@ -238,7 +243,8 @@ class Utterance:
         self._pending.append(audio)
 
     def _hear_more(self, request: StepRequest) -> None:
-        """A partial hears everything that has come when its turn comes; a window for finals alone stays as it is."""
+        """A partial hears everything that has come when its turn comes, unless it has become pointless."""
+        request.coming = 0.0
         if self._running is request and not request.cancelled:
             self._fill_window()
 
@@ -363,6 +369,9 @@ class Utterance:
         self._end_segment(said, len(kept))
         tokens = [token for word in kept for token in word.tokens]
         self.context.cut(self._samples(boundary), _text(said), tokens)
+        if kept:
+            since = self._samples(kept[-1].start) - self.context.offset
+            self.context.attended = max(0, round(since / SAMPLE_RATE / FRAME_SECONDS))
 
     @staticmethod
     def _samples(seconds: float) -> int:

@@ -223,6 +223,7 @@ class Engine:
         elif wanted:
             crosses = dict(zip(encoded.rows, encoded.crosses, strict=True))
             self._guarded(lambda rows: self._runner.begin(rows, [crosses[row] for row in rows]), wanted)
+        self._settle()  # rows that had to be run alone are done
         self.statistics.decoder.add(time.monotonic() - began)
 
     def _rest(self) -> None:
@@ -285,7 +286,10 @@ class Engine:
 
         def fill() -> None:
             for row in rows:
-                row.request.fill()
+                try:
+                    row.request.fill()
+                except Exception:  # the step hears what is there, and the others are not held up
+                    _LOG.exception("cannot fill the window of %s", row.request.client)
             self._encoder.submit(rows)
 
         self._replies[rows[0]].call(fill)
@@ -316,14 +320,13 @@ class Engine:
     def _settle(self) -> None:
         """Hands out the results of rows that are done."""
         for row in [row for row in self._scheduler.running if row.done]:
-            if self._interpreter.wants_retry(row):
-                self._runner.retry(row)
-                continue
             try:
-                result = self._interpreter.result(row)
+                if self._interpreter.wants_retry(row):
+                    self._runner.retry(row)
+                    continue
                 if not row.final:
                     self._runner.keep(row)
-                self._finish(row, result)
+                self._finish(row, self._interpreter.result(row))
             except Exception as err:
                 _LOG.exception("cannot interpret the result for %s", row.request.client)
                 self._finish(row, StepFailed(f"the result could not be read: {type(err).__name__}"))

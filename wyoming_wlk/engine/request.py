@@ -45,11 +45,13 @@ class StepRequest:
     cancelled: bool = False
     fill: Callable[[], None] = lambda: None
     """Called on the event loop when the step's turn has come: takes audio into the window that came while it waited."""
+    coming: float = 0.0
+    """Seconds of audio that it will take, as far as is known."""
 
     @property
     def seconds(self) -> float:
         """Length of the window."""
-        return len(self.context.audio) / SAMPLE_RATE
+        return len(self.context.audio) / SAMPLE_RATE + self.coming
 
 
 @dataclass(frozen=True)

@@ -64,10 +64,12 @@ class Runner:
         self._cache: KVCache = model.new_cache(slots + 1)
         self._silence = slots
         """One slot more, whose audio is silence: what prompts are read beside."""
-        self._cache.set_audio(self._silence, CrossAttention(model.silence.cross, 0))
         self._free = list(range(slots - 1, -1, -1))
         self._windows = WindowEncoder(model)
-        self._passes = model.passes(self._cache)
+        self._passes = model.passes(
+            self._cache
+        )  # which may try themselves out in the slots, so that silence comes after
+        self._cache.set_audio(self._silence, CrossAttention(model.silence.cross, 0))
         self._selector = Selector(tokenizer, model.dims.n_vocab, model.device)
         self._context_limit = model.dims.n_text_ctx - 1
         self._search = Search(tokenizer, self._cache, self._context_limit)

@@ -55,8 +55,8 @@ class Search:
             self.extend(row, [answer], evidence[:, position : position + 1])
             if row.done or row.beams[0].tokens[-1] != (draft[position] if position < len(draft) else None):
                 break
-        if not row.done:
-            self._cache.tokens[slot] = len(row.prefix) + len(row.beams[0].tokens) - 1
+        text = (row.beams or row.finished)[-1].tokens
+        self._cache.tokens[slot] = len(row.prefix) + len(text) - 1
 
     def extend(self, row: Row, answers: Sequence[list[Candidate]], evidence: Tensor) -> None:
         """One step of the search. answers: for each beam what may come next; evidence: attention [heads, beams,
@@ -79,7 +79,7 @@ class Search:
         for beam in beams:
             full = len(beam.tokens) >= row.token_limit or len(row.prefix) + len(beam.tokens) >= self._limit
             looped = self._looped(row, beam)
-            heard = not row.final and beam.frames[-1] >= row.frames - _LAST_FRAMES
+            heard = _moves_forward(row) and beam.frames[-1] >= row.frames - _LAST_FRAMES
             if looped or full or heard:
                 row.finished.append(beam.shortened(looped, row.names))
             else:
@@ -95,8 +95,11 @@ class Search:
         return min(repeat.drop, len(beam.tokens))
 
     def _candidates(self, row: Row, answers: Sequence[list[Candidate]]) -> list[tuple[int, int, float]]:
-        """(beam, token, log-probability of the token), best first. Names that are expected count in the order alone."""
+        """(beam, token, log-probability of the token), best first. Names that are expected count in the order alone;
+        for one beam they have counted already."""
         found = [(beam, *candidate) for beam, candidates in enumerate(answers) for candidate in candidates]
+        if row.search_width == 1:
+            return found
         return sorted(found, key=lambda item: self._total(row, *item), reverse=True)
 
     def _total(self, row: Row, index: int, token: int, logprob: float) -> float:
@@ -121,8 +124,13 @@ class Search:
         return beams
 
 
+def _moves_forward(row: Row) -> bool:
+    """Whether where a partial looks tells how much it has said: a translation puts words in another order."""
+    return not row.final and row.request.context.options.task == "transcribe"
+
+
 def _ends_too_early(row: Row, beam: Beam, logprob: float) -> bool:
     """Whether a partial ends its text, unsurely, although somebody has spoken on for a while: the likeliest word then
     takes the end's place."""
     heard = beam.frames[-1] if beam.frames else row.request.context.attended
-    return not row.final and heard < row.frames - _UNHEARD_FRAMES and logprob < _SURE_OF_END
+    return _moves_forward(row) and heard < row.frames - _UNHEARD_FRAMES and logprob < _SURE_OF_END
