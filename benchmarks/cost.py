@@ -39,9 +39,13 @@ from benchmarks.report import print_machine, print_table, progress
 from benchmarks.servers import our_config
 from wyoming_wlk.engine import model as network
 from wyoming_wlk.engine.attention import DecoderInput
+from wyoming_wlk.engine.encoder import mel_start
 from wyoming_wlk.loading import model_threads
 
 _WINDOWS = (3, 5, 10, 20, 30)
+_ADDED_FRAMES = 96
+"""What a partial step encodes of a window that grows by 0.4 s."""
+
 _ROWS = (1, 8, 24)
 _PROMPT_TOKENS = 250
 """A prompt that is full, and what is committed."""
@@ -121,6 +125,13 @@ def measure_parts(options: Sequence[str]) -> tuple[Device, Whisper, list[Part]]:
         frames = seconds * FRAMES_PER_SECOND
         cost = whisper.encoder(frames) + whisper.cross(frames)
         measure(f"encoder, {seconds} s", cost, partial(model.encode, [noise(model, seconds)]))
+    if (memory := model.new_memory()) is not None:
+        mel, first = noise(model, ENCODED_SECONDS), ENCODED_SECONDS * FRAMES_PER_SECOND - _ADDED_FRAMES
+        model.extend(mel, 0, memory)
+        more = partial(model.extend, mel[:, mel_start(first) :], first, memory)
+        cost = whisper.encoder(_ADDED_FRAMES, earlier=first) + whisper.cross(_ADDED_FRAMES, earlier=first)
+        seconds = _ADDED_FRAMES / FRAMES_PER_SECOND
+        measure(f"encoder, the last {seconds:.1f} s of a window of {ENCODED_SECONDS} s", cost, more)
     cache = model.new_cache(max(_ROWS))
     passes = model.passes(cache)
     fill(model, cache, passes, ENCODED_SECONDS)
