@@ -102,7 +102,7 @@ def test_a_step_encodes_what_is_new(model: Whisper, clips: dict[str, Clip], monk
         step = row(context)
         encoder.encode([step])
         encoder.settle(step)
-    assert max(encoded[2:]) <= 25 + 30 + 25 + 10 + 16  # new, unsettled, silence, and two roundings
+    assert max(encoded[2:]) <= 25 + 40 + 25 + 10 + 16  # new, unsettled, silence, and two roundings
     encoder.encode([row(context, StepKind.FINAL)])
     assert encoded[-1] == 300
 
