@@ -55,8 +55,8 @@ _INTERVALS = (0.4, 1.0)
 _SIDES = (512, 1024, 2048)
 _BESIDE = ["part", "G operations", "MB", "floor [ms]", "measured [ms]", "ratio"]
 MONOLOGUE = Schedule(
-    partial=Steps(rate=2.3, seconds=6.5, encoded=2.0, prefix=192, known=188, draft=3.0, passes=1.0),
-    final=Steps(rate=0.23, seconds=8.0, encoded=9.2, prefix=174, known=0, draft=20, passes=10, beams=2),
+    partial=Steps(rate=2.13, seconds=4.1, encoded=1.85, prefix=165, known=163.5, draft=2.1, passes=0.8),
+    final=Steps(rate=0.23, seconds=5.3, encoded=6.5, prefix=155, known=153, draft=16, passes=6.2, beams=2),
 )
 """Speech without long pauses, as measured with tiny.en (docs/cost.md): what the tables of all sizes are for."""
 
