@@ -41,7 +41,7 @@ class SpyRunner(Runner):
     def advance(self, rows: Sequence[Row]) -> None:
         if any(row.request.client == "bad" for row in rows):
             raise RuntimeError("injected")
-        time.sleep(0.02)
+        time.sleep(0.04)
         super().advance(rows)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from unittest.mock import patch
 
@@ -330,6 +331,14 @@ class SpyParking(LateParking):
         return super().away(tensor)
 
 
+class SlowRunner(Runner):
+    """Decodes slowly, so that newcomers find the slots full."""
+
+    def advance(self, rows: Sequence[Row]) -> None:
+        time.sleep(0.05)
+        super().advance(rows)
+
+
 async def transcripts(
     tiny_en: InstalledModel, clips: Sequence[Clip], parking: SpyParking, padded: bool, slots: int
 ) -> list[list[list[str]]]:
@@ -337,7 +346,7 @@ async def transcripts(
 
     def load() -> Runner:
         checkpoint = load_checkpoint(tiny_en.folder)
-        runner = Runner(
+        runner = SlowRunner(
             Whisper(checkpoint, FLOAT32, CPU, padded), Tokenizer(tiny_en.tokenizer, checkpoint.dims.n_vocab), slots
         )
         runner._cache._parking = parking
