@@ -31,6 +31,7 @@ _EARLY_SECONDS = 1.3
 """In so short a window words are looked for twice as often where an utterance begins: its first words come sooner."""
 
 _IDLE_SECONDS = 10.0
+"""After so long a silence what the engine has read of the prompt is given up."""
 
 _SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
 

@@ -12,11 +12,6 @@ FRAME_SECONDS = 0.02
 _MEDIAN_FRAMES = 7
 
 
-def attended_frames(attention: np.ndarray) -> np.ndarray:
-    """The frame each token looks at most: attention [heads, tokens, frames] -> [tokens]."""
-    return np.asarray(attention.mean(axis=0).argmax(axis=1))
-
-
 def token_spans(attention: np.ndarray) -> np.ndarray:
     """First and last-plus-one frame of each token: attention [heads, tokens, frames] -> [tokens, 2], without gaps.
 

@@ -23,7 +23,10 @@ SILENCE_BIAS = math.log(SILENCE_STRIDE)
 """What makes one entry weigh as much as all that it stands for."""
 
 _KEY_BLOCK = 64
+"""A window that grows attends to multiples of so many entries."""
+
 _SCORES_AT_ONCE = 2**22
+"""Beyond this many, scores leave the processor's cache."""
 
 
 @dataclass(frozen=True)

@@ -66,9 +66,8 @@ class Runner:
         """One slot more, whose audio is silence: what prompts are read beside."""
         self._free = list(range(slots - 1, -1, -1))
         self._windows = WindowEncoder(model)
-        self._passes = model.passes(
-            self._cache
-        )  # which may try themselves out in the slots, so that silence comes after
+        self._passes = model.passes(self._cache)
+        # Passes may have tried themselves out in the slots, so that silence comes after them.
         self._cache.set_audio(self._silence, CrossAttention(model.silence.cross, 0))
         self._selector = Selector(tokenizer, model.dims.n_vocab, model.device)
         self._context_limit = model.dims.n_text_ctx - 1
@@ -101,11 +100,7 @@ class Runner:
 
     @property
     def slots(self) -> int:
-        return self._silence
-
-    @property
-    def free_slots(self) -> int:
-        return len(self._free)
+        return self._cache.slots - 1
 
     def park(self, row: Row) -> None:
         """Moves a row's state to host memory and frees its slots."""
@@ -236,7 +231,7 @@ class Runner:
         return DecoderInput(row.slots[0], [beam.slot for beam in row.beams], read)
 
     def _questions(self, row: Row, guess: list[int]) -> list[Question]:
-        if guess:
+        if len(row.beams) == 1:
             return self._search.questions(row, guess)
         return [self._search.question(row, beam.match, len(beam.tokens)) for beam in row.beams]
 

@@ -22,6 +22,8 @@ _LAST_FRAMES = 10
 """A partial that looks at the last 0.2 s has heard what there is: what it would say next is cut off in a word."""
 
 _UNHEARD_FRAMES = 75
+"""Where so much is left (1.5 s), a text that ends less surely than `_SURE_OF_END` goes on."""
+
 _SURE_OF_END = math.log(0.5)
 
 
