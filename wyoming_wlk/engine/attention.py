@@ -4,17 +4,16 @@ The CPU's way; `padded.py` is that of other devices. Tensors hold the tokens (or
 other: [tokens, heads, head size].
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from wyoming_wlk.engine.cache import KVCache
+from wyoming_wlk.engine.script import scripted
 
 SILENCE_STRIDE = 10
 """One kept entry stands for this many encoder frames of silence (0.2 s)."""
@@ -88,7 +87,19 @@ class RowWindows:
         v = torch.cat([v, silent[1][:, n // SILENCE_STRIDE :]], dim=1)
         bias = q.new_zeros(k.shape[1])
         bias[n:] = SILENCE_BIAS
-        return _attend(q, k, v, bias)
+        return attend(q, k, v, bias)
+
+
+@scripted
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, at_once: int = _SCORES_AT_ONCE) -> Tensor:
+    """[heads, n, size]; so many heads at once that their scores stay in the processor's cache. `bias`: [entries]."""
+    count, size = q.shape[1:]
+    group = max(1, at_once // (count * len(bias)))
+    attended: list[Tensor] = []
+    for query, key, value in zip(torch.split(q, group), torch.split(k, group), torch.split(v, group)):  # noqa: B905
+        scores = torch.baddbmm(bias.expand(len(query), count, -1), query, key.transpose(1, 2), alpha=size**-0.5)
+        attended.append(torch.softmax(scores, dim=-1) @ value)
+    return torch.cat(attended)
 
 
 @dataclass(frozen=True)
@@ -102,14 +113,21 @@ class ExtendedWindow:
     bias: Tensor
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, silent: tuple[Tensor, Tensor]) -> Tensor:
-        frames, room = self.first + len(q), len(self.bias)
-        end = entries(frames, silent[0].shape[1])
-        for own, new, still in zip(self.own, (k, v), silent, strict=True):
-            own[:, self.first : frames] = new.transpose(0, 1)
-            own[:, frames:end] = still[:, frames // SILENCE_STRIDE :]
-            own[:, end:room] = 0
-        keys, values = self.own[:, :, :room]
-        return _attend(q.transpose(0, 1), keys, values, self.bias).transpose(0, 1)
+        end = entries(self.first + len(q), silent[0].shape[1])
+        return _extend(q, k, v, self.own, self.first, end, silent, self.bias, SILENCE_STRIDE)
+
+
+@scripted
+def _extend(
+    q: Tensor, k: Tensor, v: Tensor, own: Tensor, first: int, end: int, silent: tuple[Tensor, Tensor], bias: Tensor,
+    stride: int,
+) -> Tensor:  # fmt: skip
+    frames, room = first + len(q), len(bias)
+    for index, new in enumerate([k, v]):
+        own[index, :, first:frames] = new.transpose(0, 1)
+        own[index, :, frames:end] = silent[index][:, frames // stride :]
+    own[:, :, end:room] = 0
+    return attend(q.transpose(0, 1), own[0, :, :room], own[1, :, :room], bias).transpose(0, 1)
 
 
 def entries(frames: int, silent: int) -> int:
@@ -127,24 +145,13 @@ def extension_bias(frames: int, end: int, dtype: torch.dtype) -> Tensor:
     return bias
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """[heads, n, size]; so many heads at once that their scores stay in the processor's cache. `bias`: [entries]."""
-    heads, count, size = q.shape
-    group = max(1, _SCORES_AT_ONCE // (count * len(bias)))
-    attended = []
-    for query, key, value in zip(*(torch.split(part, group) for part in (q, k, v)), strict=True):
-        scores = torch.baddbmm(bias.expand(len(query), count, -1), query, key.transpose(1, 2), alpha=size**-0.5)
-        attended.append(torch.softmax(scores, dim=-1) @ value)
-    return torch.cat(attended)
-
-
-@dataclass(frozen=True)
-class _Row:
-    """Where one row's new tokens stand: `tokens` in the packed batch, up to `end` in the cache's slots."""
+class _Row(NamedTuple):
+    """Where one row's new tokens stand: `begin` to `stop` in the packed batch, up to `end` in the cache's slots."""
 
     audio: int
     slots: list[int]
-    tokens: slice
+    begin: int
+    stop: int
     end: int
     entries: int
     frames: int
@@ -163,55 +170,70 @@ class RowAttention:
         slots: list[int] = []
         for item in batch:
             count, start = len(item.tokens[0]), cache.tokens[item.slots[0]]
-            span = slice(len(places), len(places) + len(item.slots) * count)
-            square = (count, start + count)
-            causal = torch.full(square, -math.inf, device=device).triu(start + 1) if count > 1 else None
+            begin, end = len(places), start + count
+            causal = torch.full((count, end), -math.inf, device=device).triu(start + 1) if count > 1 else None
             lengths = cache.entries[item.audio], cache.frames[item.audio]
-            self._rows.append(_Row(item.audio, item.slots, span, start + count, *lengths, causal))
+            self._rows.append(
+                _Row(item.audio, list(item.slots), begin, begin + len(item.slots) * count, end, *lengths, causal)
+            )
             for slot in item.slots:
-                places += range(start, start + count)
+                places += range(start, end)
                 slots += [slot] * count
         self.places, self._slots = torch.tensor(places, device=device), torch.tensor(slots, device=device)
+        self._frames = max(row.frames for row in self._rows)
         self._seen: list[Tensor] = []
 
     def tokens(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
-        own = self._cache.self_kv[:, layer]
-        own[:, self._slots, :, self.places] = kv
-        q = q * q.shape[-1] ** -0.5
-        return torch.cat([self._attend_tokens(q[row.tokens], own, row) for row in self._rows])
-
-    def _attend_tokens(self, q: Tensor, own: Tensor, row: _Row) -> Tensor:
-        if len(row.slots) == 1:  # a view
-            keys, values = own[:, row.slots[0], :, : row.end]
-            q = q.transpose(0, 1)
-        else:
-            keys, values = own[:, row.slots, :, : row.end]
-            q = q.view(len(row.slots), -1, *q.shape[1:]).transpose(1, 2)
-        scores = q @ keys.transpose(-1, -2)
-        if row.causal is not None:
-            scores += row.causal
-        attended: Tensor = (_softmax(scores).to(values.dtype) @ values).transpose(-2, -3)
-        return attended if len(row.slots) == 1 else attended.flatten(0, 1)
+        return _attend_tokens(q, kv, self._cache.self_kv[:, layer], self.places, self._slots, self._rows)
 
     def audio(self, layer: int, q: Tensor) -> Tensor:
         cross, aligned = self._cache.cross_kv[:, layer], self._aligned[layer]
-        q = q * q.shape[-1] ** -0.5
-        seen = q.new_zeros(len(aligned), len(q), max(row.frames for row in self._rows), dtype=torch.float32)
-        attended = []
-        for row in self._rows:
-            keys, values = cross[:, row.audio, :, : row.entries]
-            scores = q[row.tokens].transpose(0, 1) @ keys.transpose(-1, -2)
-            scores[:, :, row.frames :] += SILENCE_BIAS
-            weights = _softmax(scores)
-            attended.append((weights.to(values.dtype) @ values).transpose(0, 1))
-            if len(aligned):
-                seen[:, row.tokens, : row.frames] = weights[aligned, :, : row.frames]
+        attended, seen = _attend_audio(q, cross, self._rows, aligned, self._frames)
         self._seen.append(seen)
-        return torch.cat(attended)
+        return attended
 
     def weights(self) -> Tensor:
         return torch.cat(self._seen)
 
 
-def _softmax(scores: Tensor) -> Tensor:
-    return torch.softmax(scores, dim=-1, dtype=torch.float32)
+@scripted
+def _attend_tokens(q: Tensor, kv: Tensor, own: Tensor, places: Tensor, slots: Tensor, rows: list[_Row]) -> Tensor:
+    own[:, slots, :, places] = kv
+    heads, size = q.shape[1:]
+    q = q * size**-0.5
+    attended: list[Tensor] = []
+    for row in rows:
+        query = q[row.begin : row.stop]
+        if len(row.slots) == 1:  # a view
+            keys, values = own[0, row.slots[0], :, : row.end], own[1, row.slots[0], :, : row.end]
+            query = query.transpose(0, 1)
+        else:
+            beams = torch.tensor(row.slots)
+            keys, values = own[0, beams, :, : row.end], own[1, beams, :, : row.end]
+            query = query.view(len(row.slots), -1, heads, size).transpose(1, 2)
+        scores = query @ keys.transpose(-1, -2)
+        causal = row.causal
+        if causal is not None:
+            scores += causal
+        weights = torch.softmax(scores, dim=-1, dtype=torch.float32)
+        attended.append((weights.to(values.dtype) @ values).transpose(-2, -3).reshape(-1, heads, size))
+    return torch.cat(attended)
+
+
+@scripted
+def _attend_audio(
+    q: Tensor, cross: Tensor, rows: list[_Row], aligned: Tensor, frames: int, silence_bias: float = SILENCE_BIAS
+) -> tuple[Tensor, Tensor]:
+    """What the tokens get of the audio, and how the layer's alignment heads looked at it: [heads, tokens, frames]."""
+    q = q * q.shape[-1] ** -0.5
+    seen = torch.zeros([len(aligned), len(q), frames], device=q.device)
+    attended: list[Tensor] = []
+    for row in rows:
+        keys, values = cross[0, row.audio, :, : row.entries], cross[1, row.audio, :, : row.entries]
+        scores = q[row.begin : row.stop].transpose(0, 1) @ keys.transpose(-1, -2)
+        scores[:, :, row.frames :] += silence_bias
+        weights = torch.softmax(scores, dim=-1, dtype=torch.float32)
+        attended.append((weights.to(values.dtype) @ values).transpose(0, 1))
+        if len(aligned):
+            seen[:, row.begin : row.stop, : row.frames] = weights[aligned, :, : row.frames]
+    return torch.cat(attended), seen

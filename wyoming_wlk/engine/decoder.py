@@ -11,7 +11,7 @@ from torch import Tensor
 from wyoming_wlk.engine.attention import DecoderAttention, DecoderInput, RowAttention
 from wyoming_wlk.engine.cache import KVCache
 from wyoming_wlk.engine.checkpoint import Dimensions, Heads
-from wyoming_wlk.engine.layers import Mlp, Precision, Weights, layer_norm
+from wyoming_wlk.engine.layers import Mlp, Output, Precision, Projection, Weights, layer_norm
 
 
 @dataclass(frozen=True)
@@ -59,26 +59,21 @@ class DecoderPass:
 
 class _DecoderLayer:
     def __init__(self, weights: Weights, name: str, heads: int) -> None:
-        self._heads = heads
-        self._norm, self._cross_norm = weights.norm(f"{name}.attn_ln"), weights.norm(f"{name}.cross_attn_ln")
-        self._qkv = weights.linear(*(f"{name}.attn.{part}" for part in ("query", "key", "value")))
-        self._out = weights.linear(f"{name}.attn.out")
-        self._cross_query = weights.linear(f"{name}.cross_attn.query")
-        self._cross_kv = weights.linear(f"{name}.cross_attn.key", f"{name}.cross_attn.value")
-        self._cross_out = weights.linear(f"{name}.cross_attn.out")
-        self._mlp = Mlp(weights, name)
-
-    def cross_keys_values(self, features: Tensor) -> Tensor:
-        """[frames, state] -> [2, heads, frames, head size]."""
-        return self._cross_kv(features).view(len(features), 2, self._heads, -1).permute(1, 2, 0, 3)
+        names = [f"{name}.attn.{part}" for part in ("query", "key", "value")]
+        self._project = weights.part(Projection(weights, f"{name}.attn_ln", *names, heads=heads))
+        self._out = weights.part(Output(weights, f"{name}.attn.out"))
+        query = f"{name}.cross_attn.query"
+        self._cross_project = weights.part(Projection(weights, f"{name}.cross_attn_ln", query, heads=heads))
+        self._cross_out = weights.part(Output(weights, f"{name}.cross_attn.out"))
+        self._mlp = weights.part(Mlp(weights, name))
 
     def __call__(self, x: Tensor, attention: DecoderAttention, layer: int) -> Tensor:
         """x [all rows' tokens, state] -> the same. Products are batched over rows."""
-        qkv = self._qkv(layer_norm(x, self._norm)).view(len(x), 3, self._heads, -1)
-        x = x + self._out(attention.tokens(layer, qkv[:, 0], qkv[:, 1:]).flatten(1))
-        q = self._cross_query(layer_norm(x, self._cross_norm)).view(len(x), self._heads, -1)
-        x = x + self._cross_out(attention.audio(layer, q).flatten(1))
-        return self._mlp(x)
+        qkv = self._project(x)
+        x = self._out(x, attention.tokens(layer, qkv[:, 0], qkv[:, 1:]))
+        x = self._cross_out(x, attention.audio(layer, self._cross_project(x)[:, 0]))
+        x = self._mlp(x)
+        return x
 
 
 class Decoder:
@@ -88,17 +83,21 @@ class Decoder:
         self._positions = weights.state("decoder.positional_embedding")
         layers = range(dims.n_text_layer)
         self._layers = [_DecoderLayer(weights, f"decoder.blocks.{i}", dims.n_text_head) for i in layers]
+        names = [f"decoder.blocks.{i}.cross_attn.{part}" for part in ("key", "value") for i in layers]
+        self._cross = weights.part(weights.linear(*names))
+        self._shape = (2, dims.n_text_layer, dims.n_text_head, -1)
         self.aligned = [
             torch.tensor([head for layer, head in heads if layer == i], dtype=torch.long, device=weights.device)
             for i in layers
         ]
         """Each layer's alignment heads."""
         self._norm = weights.norm("decoder.ln")
-        self._project = weights.product(self._embedding, None)
+        self._project = weights.part(weights.product(self._embedding, None))
 
     def cross_keys_values(self, features: Tensor) -> Tensor:
         """[frames, state] -> [2, layers, heads, frames, head size]."""
-        return torch.stack([layer.cross_keys_values(features) for layer in self._layers], dim=1)
+        keys_values: Tensor = self._cross(features)
+        return keys_values.view(len(features), *self._shape).permute(1, 2, 3, 0, 4)
 
     def __call__(self, batch: Sequence[DecoderInput], cache: KVCache) -> DecoderPass:
         """Appends tokens (one or more) to the rows of a batch, each with its own lengths, and attends row by row."""
@@ -116,4 +115,5 @@ class Decoder:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[tokens, state] -> [tokens, n_vocab] in float32."""
-        return self._project(hidden).float()
+        logits: Tensor = self._project(hidden)
+        return logits.float()

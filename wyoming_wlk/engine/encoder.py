@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wyoming_wlk.engine.attention import ExtendedWindow, WindowAttention, entries, extension_bias
 from wyoming_wlk.engine.checkpoint import Dimensions
-from wyoming_wlk.engine.layers import Mlp, Precision, Weights, layer_norm
+from wyoming_wlk.engine.layers import Mlp, Output, Precision, Projection, Weights, layer_norm
 from wyoming_wlk.engine.window import AudioMemory
 
 
@@ -30,20 +30,18 @@ class Silence:
 
 class _EncoderLayer:
     def __init__(self, weights: Weights, name: str, heads: int, attention: torch.dtype) -> None:
-        self._heads, self._dtype = heads, attention
-        self._norm = weights.norm(f"{name}.attn_ln")
-        self._qkv = weights.linear(*(f"{name}.attn.{part}" for part in ("query", "key", "value")))
-        self._out = weights.linear(f"{name}.attn.out")
-        self._mlp = Mlp(weights, name)
+        self._dtype = attention
+        names = [f"{name}.attn.{part}" for part in ("query", "key", "value")]
+        self._project = weights.part(Projection(weights, f"{name}.attn_ln", *names, heads=heads))
+        self._out = weights.part(Output(weights, f"{name}.attn.out"))
+        self._mlp = weights.part(Mlp(weights, name))
 
     def __call__(
         self, x: Tensor, attention: WindowAttention, silent: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x [sum of lengths, state] -> the same, and all keys and values [sum of lengths, heads, head size]."""
-        qkv = self._qkv(layer_norm(x, self._norm)).to(self._dtype)
-        q, k, v = qkv.view(len(x), 3, self._heads, -1).unbind(1)
-        x = x + self._out(attention(q, k, v, silent).reshape(len(x), -1).to(x.dtype))
-        return self._mlp(x), k, v
+        q, k, v = self._project(x).to(self._dtype).unbind(1)
+        return self._mlp(self._out(x, attention(q, k, v, silent))), k, v
 
 
 class Encoder:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from wyoming_wlk.engine.linear import FloatLinear, Int8Linear, Linear, int8_is_fast
+from wyoming_wlk.engine.linear import FloatLinear, Int8Linear, int8_is_fast
+from wyoming_wlk.engine.script import scripted
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Weights:
     def norm(self, name: str) -> tuple[Tensor, Tensor]:
         return self.state(f"{name}.weight"), self.state(f"{name}.bias")
 
-    def linear(self, *names: str) -> Linear:
+    def linear(self, *names: str) -> nn.Module:
         """One product for all of `names`, their outputs side by side; a missing bias (the keys') is zero."""
         weights = [self._tensors[f"{name}.weight"] for name in names]
         biases = [
@@ -56,10 +60,14 @@ class Weights:
         ]
         return self.product(torch.cat(weights), torch.cat(biases))
 
-    def product(self, weight: Tensor, bias: Tensor | None) -> Linear:
+    def product(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
         if self._precision.linear == torch.int8:
             return Int8Linear(weight, bias)
         return FloatLinear(weight, bias, self._precision.linear, self.device)
+
+    def part(self, module: _Module) -> _Module:
+        """A part of the model, ready to run. On a GPU it is not the host that has much to do."""
+        return scripted(module) if self.device.type == "cpu" else module
 
     def raw(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -69,10 +77,40 @@ def layer_norm(x: Tensor, weight_bias: tuple[Tensor, Tensor]) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], *weight_bias)
 
 
-class Mlp:
+class Projection(nn.Module):
+    """What attention begins with: a norm, and one product for each of `names`, in heads."""
+
+    def __init__(self, weights: Weights, norm: str, *names: str, heads: int) -> None:
+        super().__init__()
+        self._norm = weights.norm(norm)
+        self._linear = weights.linear(*names)
+        self._names, self._heads = len(names), heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[rows, state] -> [rows, names, heads, head size]"""
+        y: Tensor = self._linear(layer_norm(x, self._norm))
+        return y.view(len(x), self._names, self._heads, -1)
+
+
+class Output(nn.Module):
+    """What attention ends with, added to where it began."""
+
     def __init__(self, weights: Weights, name: str) -> None:
+        super().__init__()
+        self._linear = weights.linear(name)
+
+    def forward(self, x: Tensor, attended: Tensor) -> Tensor:
+        """x [rows, state]; attended [rows, heads, head size]"""
+        y: Tensor = self._linear(attended.reshape(x.shape).to(x.dtype))
+        return x + y
+
+
+class Mlp(nn.Module):
+    def __init__(self, weights: Weights, name: str) -> None:
+        super().__init__()
         self._norm = weights.norm(f"{name}.mlp_ln")
         self._up, self._down = weights.linear(f"{name}.mlp.0"), weights.linear(f"{name}.mlp.2")
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return x + self._down(F.gelu(self._up(layer_norm(x, self._norm))))
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self._down(F.gelu(self._up(layer_norm(x, self._norm))))
+        return x + y

@@ -10,12 +10,11 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 _MAX_INT8 = 127.0
 _MIDDLE = 128
-_MIDDLE_AND_HALF = torch.tensor([_MIDDLE + 0.5])
-"""Zero of unsigned activations, and what makes cutting off into rounding."""
+"""Zero of unsigned activations."""
 
 _BLOCK_ROWS = 8
 
@@ -26,47 +25,53 @@ class Linear(Protocol):
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
-class FloatLinear:
+class FloatLinear(nn.Module):
     """Weights and activations in one float type."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
         self._weight = weight.to(device, dtype)
         self._bias = None if bias is None else bias.to(device, dtype)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self._weight, self._bias)
 
 
-class Int8Linear:
+class Int8Linear(nn.Module):
     """Eight-bit weights and activations with exact 32-bit sums; the rest in float32. CPU only.
 
     The product is oneDNN's, as torch's quantizer for x86 uses it: weights are brought into its order once.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
         weight = weight.float()
         self._scale = weight.abs().amax(dim=1).clamp(min=1e-12) / _MAX_INT8
         quantized = (weight / self._scale[:, None]).round().to(torch.int8)
         self._weight = torch.ops.onednn.qlinear_prepack(quantized, None)
         self._zero_points = torch.zeros(len(weight), dtype=torch.int32)
         self._bias = None if bias is None else bias.float()
+        self._max, self._middle, self._block = _MAX_INT8, _MIDDLE, _BLOCK_ROWS
+        self._middle_and_half = torch.tensor([_MIDDLE + 0.5])
+        """What makes cutting off into rounding."""
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         rows = len(x)
-        if rows > _BLOCK_ROWS and rows % _BLOCK_ROWS:  # the library keeps compiled code for each number it meets
-            x = F.pad(x, (0, 0, 0, -rows % _BLOCK_ROWS))
+        if rows > self._block and rows % self._block:  # the library keeps compiled code for each number it meets
+            x = F.pad(x, [0, 0, 0, -rows % self._block])
         peak = x.abs().amax(dim=1, keepdim=True).clamp_(min=1e-12)
-        quantized = torch.addcmul(_MIDDLE_AND_HALF, x, _MAX_INT8 / peak).to(torch.uint8)
+        quantized = torch.addcmul(self._middle_and_half, x, self._max / peak).to(torch.uint8)
         y = self._product(quantized)
-        y = y.mul_(peak) if self._bias is None else torch.addcmul(self._bias, y, peak)
+        bias = self._bias
+        y = y.mul_(peak) if bias is None else torch.addcmul(bias, y, peak)
         return y[:rows]
 
     def _product(self, x: Tensor) -> Tensor:
         """(x - 128) / 127 W^T, with sums in integers."""
-        scale, middle, bias, output = 1 / _MAX_INT8, _MIDDLE, None, (1.0, 0, torch.float32)
         y: Tensor = torch.ops.onednn.qlinear_pointwise(
-            x, scale, middle, self._weight, self._scale, self._zero_points, bias, *output, "none", [], ""
-        )
+            x, 1 / self._max, self._middle, self._weight, self._scale, self._zero_points,
+            None, 1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
         return y
 
 
