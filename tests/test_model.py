@@ -120,7 +120,9 @@ def mel_of(samples: np.ndarray, frames: int) -> torch.Tensor:
 
 def full_window(model: Whisper, samples: np.ndarray) -> tuple[torch.Tensor, CrossAttention]:
     """Features and cross-attention of a whole 30 s window, as the published network has them."""
-    features = model.encoder([mel_of(samples, 1500)], model.silence)
+    memory = model.new_memory()
+    assert memory is not None
+    features = model.encoder.extend(mel_of(samples, 1500), 0, model.silence, memory)
     return features, CrossAttention(model.decoder.cross_keys_values(features), 1500)
 
 

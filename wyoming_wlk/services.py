@@ -38,7 +38,7 @@ class Pace:
     """
 
     endpoint: float | None = None
-    close_pause: float = 0.6
+    close_pause: float = 0.8
     partials: bool = True
     recording: bool = False
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from wyoming_wlk.engine.attention import ExtendedWindow, WindowAttention, entries, extension_bias
+from wyoming_wlk.engine.attention import attend_window, entries, window_bias
 from wyoming_wlk.engine.checkpoint import Dimensions
-from wyoming_wlk.engine.layers import Mlp, Output, Precision, Projection, Weights, layer_norm
+from wyoming_wlk.engine.layers import Mlp, Norm, Output, Precision, Projection, Weights
+from wyoming_wlk.engine.padded import PaddedWindows
 from wyoming_wlk.engine.window import AudioMemory
 
 
@@ -28,74 +29,89 @@ class Silence:
     cross: Tensor
 
 
-class _EncoderLayer:
-    def __init__(self, weights: Weights, name: str, heads: int, attention: torch.dtype) -> None:
-        self._dtype = attention
-        names = [f"{name}.attn.{part}" for part in ("query", "key", "value")]
-        self._project = weights.part(Projection(weights, f"{name}.attn_ln", *names, heads=heads))
-        self._out = weights.part(Output(weights, f"{name}.attn.out"))
-        self._mlp = weights.part(Mlp(weights, name))
+class _Embedding(nn.Module):
+    """The convolutions over mel frames, and where they stand."""
 
-    def __call__(
-        self, x: Tensor, attention: WindowAttention, silent: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """x [sum of lengths, state] -> the same, and all keys and values [sum of lengths, heads, head size]."""
-        q, k, v = self._project(x).to(self._dtype).unbind(1)
-        return self._mlp(self._out(x, attention(q, k, v, silent))), k, v
+    def __init__(self, weights: Weights, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._positions = weights.state("encoder.positional_embedding")
+        self._w1, self._b1, self._w2, self._b2 = (
+            weights.state(f"encoder.{conv}.{kind}").to(dtype)
+            for conv in ("conv1", "conv2")
+            for kind in ("weight", "bias")
+        )
+
+    def forward(self, mel: Tensor, first: int) -> Tensor:
+        """mel [n_mels, 2 * frames], which begins at `mel_start(first)` -> [frames, state]"""
+        x = F.gelu(F.conv1d(mel.unsqueeze(0).to(self._w1.dtype), self._w1, self._b1, padding=1))
+        x = F.gelu(F.conv1d(x, self._w2, self._b2, stride=2, padding=1))[0].t()
+        if first:
+            x = x[1:]  # its neighbours were missing
+        return x.to(self._positions.dtype) + self._positions[first : first + len(x)]
+
+
+class _Layer(nn.Module):
+    def __init__(self, weights: Weights, name: str, heads: int) -> None:
+        super().__init__()
+        names = [f"{name}.attn.{part}" for part in ("query", "key", "value")]
+        self.project = Projection(weights, f"{name}.attn_ln", *names, heads=heads)
+        self.out = Output(weights, f"{name}.attn.out")
+        self.mlp = Mlp(weights, name)
+
+    def forward(
+        self, x: Tensor, own: Tensor, first: int, silent_keys: Tensor, silent_values: Tensor, bias: Tensor
+    ) -> Tensor:
+        """x [frames, state] -> the same; for the rest see `attend_window`."""
+        qkv: Tensor = self.project(x).to(own.dtype)
+        x = self.out(x, attend_window(qkv, own, first, silent_keys, silent_values, bias))
+        x = self.mlp(x)
+        return x
+
+
+class _Network(nn.Module):
+    """The encoder over one window, from some frame on."""
+
+    def __init__(self, embed: _Embedding, layers: Sequence[_Layer], norm: Norm) -> None:
+        super().__init__()
+        self.embed, self.layers, self.norm = embed, nn.ModuleList(layers), norm
+
+    def forward(
+        self, mel: Tensor, first: int, own: Tensor, silent_keys: Tensor, silent_values: Tensor, bias: Tensor
+    ) -> Tensor:
+        """-> [frames, state]. own [layers, 2, heads, room, head size]; silent [layers, heads, entries, head size]."""
+        x: Tensor = self.embed(mel, first)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, own[i], first, silent_keys[i], silent_values[i], bias)
+        x = self.norm(x)
+        return x
 
 
 class Encoder:
-    """`attention` makes that of windows of given lengths."""
+    def __init__(self, dims: Dimensions, weights: Weights, precision: Precision) -> None:
+        self._dtype = precision.attention
+        self._embed = _Embedding(weights, precision.attention)
+        self._layers = [_Layer(weights, f"encoder.blocks.{i}", dims.n_audio_head) for i in range(dims.n_audio_layer)]
+        self._norm = Norm(weights, "encoder.ln_post")
+        self._network = weights.ready(_Network(self._embed, self._layers, self._norm))
 
-    def __init__(
-        self,
-        dims: Dimensions,
-        weights: Weights,
-        precision: Precision,
-        attention: Callable[[list[int]], WindowAttention],
-    ) -> None:
-        self._dtype, self._state, self._attention = precision.attention, precision.state, attention
-        self._positions = weights.state("encoder.positional_embedding")
-        self._convolutions = [
-            tuple(weights.state(f"encoder.{conv}.{kind}").to(self._dtype) for kind in ("weight", "bias"))
-            for conv in ("conv1", "conv2")
-        ]
-        self._layers = [
-            _EncoderLayer(weights, f"encoder.blocks.{i}", dims.n_audio_head, self._dtype)
-            for i in range(dims.n_audio_layer)
-        ]
-        self._norm = weights.norm("encoder.ln_post")
-
-    def __call__(
-        self, mels: Sequence[Tensor], silence: Silence, kept: list[tuple[Tensor, Tensor]] | None = None
-    ) -> Tensor:
-        """Features of all windows one after the other: [sum of n, state]. `kept` collects each layer's keys/values."""
-        x = torch.cat([self._embed(mel) for mel in mels])
-        attention = self._attention([mel.shape[1] // 2 for mel in mels])
+    def __call__(self, mels: Sequence[Tensor], silence: Silence, attention: PaddedWindows) -> Tensor:
+        """Features of all windows one after the other: [sum of n, state]. `attention` is made for their lengths."""
+        x = torch.cat([self._embed(mel, 0) for mel in mels])
         for layer, *silent in zip(self._layers, silence.keys, silence.values, strict=True):
-            x, k, v = layer(x, attention, (silent[0], silent[1]))
-            if kept is not None:
-                kept.append((k, v))
-        return layer_norm(x, self._norm)
+            q, k, v = layer.project(x).to(self._dtype).unbind(1)
+            x = layer.mlp(layer.out(x, attention(q, k, v, (silent[0], silent[1]))))
+        features: Tensor = self._norm(x)
+        return features
 
     def extend(self, mel: Tensor, first: int, silence: Silence, memory: AudioMemory) -> Tensor:
         """Features of a window's frames from `first` on: [frames, state]. The frames before them are those in the
         memory, which takes in the new ones. `mel` begins with frame `mel_start(first)`."""
-        x = self._embed(mel, first)
-        frames = first + len(x)
-        bias = extension_bias(frames, entries(frames, silence.keys.shape[2]), self._dtype)
+        frames = (mel_start(first) + mel.shape[1]) // 2
+        end = entries(frames, silence.keys.shape[2])
+        bias = window_bias(frames, end, self._dtype, mel.device)
         memory.reserve(len(bias))
-        for layer, own, *silent in zip(self._layers, memory.layers, silence.keys, silence.values, strict=True):
-            x, _, _ = layer(x, ExtendedWindow(own, first, bias), (silent[0], silent[1]))
-        return layer_norm(x, self._norm)
-
-    def _embed(self, mel: Tensor, first: int = 0) -> Tensor:
-        (w1, b1), (w2, b2) = self._convolutions
-        x = F.gelu(F.conv1d(mel[None].to(self._dtype), w1, b1, padding=1))
-        x = F.gelu(F.conv1d(x, w2, b2, stride=2, padding=1))[0].t()
-        if first:
-            x = x[1:]  # its neighbours were missing
-        return x.to(self._state) + self._positions[first : first + len(x)]
+        features: Tensor = self._network(mel, first, memory.layers, silence.keys, silence.values, bias)
+        return features
 
 
 def mel_start(first: int) -> int:

@@ -48,9 +48,6 @@ class Weights:
     def state(self, name: str) -> Tensor:
         return self._tensors[name].to(self.device, self._precision.state)
 
-    def norm(self, name: str) -> tuple[Tensor, Tensor]:
-        return self.state(f"{name}.weight"), self.state(f"{name}.bias")
-
     def linear(self, *names: str) -> nn.Module:
         """One product for all of `names`, their outputs side by side; a missing bias (the keys') is zero."""
         weights = [self._tensors[f"{name}.weight"] for name in names]
@@ -65,16 +62,23 @@ class Weights:
             return Int8Linear(weight, bias)
         return FloatLinear(weight, bias, self._precision.linear, self.device)
 
-    def part(self, module: _Module) -> _Module:
-        """A part of the model, ready to run. On a GPU it is not the host that has much to do."""
+    def ready(self, module: _Module) -> _Module:
+        """A part of the model as it runs best: on a CPU that is without Python."""
         return scripted(module) if self.device.type == "cpu" else module
 
     def raw(self, name: str) -> Tensor:
         return self._tensors[name]
 
 
-def layer_norm(x: Tensor, weight_bias: tuple[Tensor, Tensor]) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], *weight_bias)
+class Norm(nn.Module):
+    """Layer norm. Its numbers are tensors of inference, as all that a model here consists of."""
+
+    def __init__(self, weights: Weights, name: str) -> None:
+        super().__init__()
+        self._weight, self._bias = weights.state(f"{name}.weight"), weights.state(f"{name}.bias")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], self._weight, self._bias)
 
 
 class Projection(nn.Module):
@@ -82,13 +86,12 @@ class Projection(nn.Module):
 
     def __init__(self, weights: Weights, norm: str, *names: str, heads: int) -> None:
         super().__init__()
-        self._norm = weights.norm(norm)
-        self._linear = weights.linear(*names)
+        self._norm, self._linear = Norm(weights, norm), weights.linear(*names)
         self._names, self._heads = len(names), heads
 
     def forward(self, x: Tensor) -> Tensor:
         """[rows, state] -> [rows, names, heads, head size]"""
-        y: Tensor = self._linear(layer_norm(x, self._norm))
+        y: Tensor = self._linear(self._norm(x))
         return y.view(len(x), self._names, self._heads, -1)
 
 
@@ -108,9 +111,9 @@ class Output(nn.Module):
 class Mlp(nn.Module):
     def __init__(self, weights: Weights, name: str) -> None:
         super().__init__()
-        self._norm = weights.norm(f"{name}.mlp_ln")
+        self._norm = Norm(weights, f"{name}.mlp_ln")
         self._up, self._down = weights.linear(f"{name}.mlp.0"), weights.linear(f"{name}.mlp.2")
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self._down(F.gelu(self._up(layer_norm(x, self._norm))))
+        y: Tensor = self._down(F.gelu(self._up(self._norm(x))))
         return x + y

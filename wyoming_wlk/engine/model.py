@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from wyoming_wlk.engine.attention import SILENCE_STRIDE, DecoderInput, RowWindows, WindowAttention, entries
+from wyoming_wlk.engine.attention import SILENCE_STRIDE, DecoderInput, entries
 from wyoming_wlk.engine.cache import CrossAttention, KVCache
 from wyoming_wlk.engine.checkpoint import Checkpoint, Dimensions, Heads, default_alignment_heads
 from wyoming_wlk.engine.decoder import Decoder, DecoderOutput, DecoderPass
@@ -43,8 +43,8 @@ class Whisper:
         self.padded = device.type != "cpu" if padded is None else padded
         self.alignment_heads: Heads = checkpoint.alignment_heads or default_alignment_heads(checkpoint.dims)
         weights = Weights(checkpoint.tensors, precision, device)
-        self.encoder = Encoder(self.dims, weights, precision, self._windows)
-        self.decoder = Decoder(self.dims, weights, precision, self.alignment_heads)
+        self.encoder = Encoder(self.dims, weights, precision)
+        self.decoder = Decoder(self.dims, weights, self.alignment_heads)
         self.silence = self._encode_silence()
 
     def new_cache(self, slots: int) -> KVCache:
@@ -55,13 +55,16 @@ class Whisper:
         return PaddedPasses(self.decoder, cache) if self.padded else partial(self.decoder, cache=cache)
 
     def encode(self, mels: Sequence[Tensor]) -> list[CrossAttention]:
-        """Encodes windows of different lengths together.
+        """Encodes whole windows of different lengths, together where rows attend together.
 
         Each mel is normalized, [n_mels, 2 * n], n a multiple of `SILENCE_STRIDE` and at most n_audio_ctx.
         """
+        if not self.padded:
+            return [self.extend(mel, 0, self._memory()) for mel in mels]
         order = sorted(range(len(mels)), key=lambda index: mels[index].shape[1])
         lengths = [mels[index].shape[1] // 2 for index in order]
-        features = self.encoder([mels[index] for index in order], self.silence)
+        attention = PaddedWindows(lengths, self.dims.n_audio_ctx, self.device, self.precision.attention)
+        features = self.encoder([mels[index] for index in order], self.silence, attention)
         cross = torch.split(self.decoder.cross_keys_values(features), lengths, dim=3)
         encoded = {
             index: CrossAttention(torch.cat([own, self.silence.cross[:, :, :, n // SILENCE_STRIDE :]], dim=3), n)
@@ -71,9 +74,7 @@ class Whisper:
 
     def new_memory(self) -> AudioMemory | None:
         """Where a window's keys and values stay between steps; None where windows are encoded together."""
-        if self.padded:
-            return None
-        return AudioMemory(self.dims, self.precision.attention, self.precision.state, self.device)
+        return None if self.padded else self._memory()
 
     def extend(self, mel: Tensor, first: int, memory: AudioMemory) -> CrossAttention:
         """Encodes a window from frame `first` on, beside what the memory has of it; see `Encoder.extend`."""
@@ -84,23 +85,17 @@ class Whisper:
         memory.cross[:, :, :, frames:end] = silent[:, :, :, frames // SILENCE_STRIDE :]
         return memory.heard(end, frames)
 
-    def _windows(self, lengths: list[int]) -> WindowAttention:
-        """`lengths` in ascending order."""
-        if not self.padded:
-            return RowWindows(lengths)
-        return PaddedWindows(lengths, self.dims.n_audio_ctx, self.device, self.precision.attention)
+    def _memory(self) -> AudioMemory:
+        return AudioMemory(self.dims, self.precision.attention, self.precision.state, self.device)
 
     def _encode_silence(self) -> Silence:
         dims = self.dims
         size = dims.n_audio_state // dims.n_audio_head
-        entries = (dims.n_audio_layer, dims.n_audio_head, dims.n_audio_ctx // SILENCE_STRIDE, size)
-        unused = torch.zeros(entries, dtype=self.precision.attention, device=self.device)  # the window fills it all
+        shape = (dims.n_audio_layer, dims.n_audio_head, dims.n_audio_ctx // SILENCE_STRIDE, size)
+        unused = torch.zeros(shape, dtype=self.precision.attention, device=self.device)  # the window fills it all
         mel = torch.full((dims.n_mels, 2 * dims.n_audio_ctx), _SILENT_MEL, device=self.device)
-        kept: list[tuple[Tensor, Tensor]] = []
-        features = self.encoder([mel], Silence(unused, unused, unused), kept)
-        thin = slice(SILENCE_STRIDE // 2, None, SILENCE_STRIDE)
-        return Silence(
-            torch.stack([k[thin].transpose(0, 1) for k, _ in kept]),
-            torch.stack([v[thin].transpose(0, 1) for _, v in kept]),
-            self.decoder.cross_keys_values(features[thin]),
-        )
+        memory = self._memory()
+        features = self.encoder.extend(mel, 0, Silence(unused, unused, unused), memory)
+        thin = slice(SILENCE_STRIDE // 2, dims.n_audio_ctx, SILENCE_STRIDE)
+        keys, values = memory.layers[:, :, :, thin].unbind(1)
+        return Silence(keys.clone(), values.clone(), self.decoder.cross_keys_values(features[thin]))

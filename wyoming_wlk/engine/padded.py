@@ -78,7 +78,7 @@ class _Windows:
 
 
 class PaddedWindows:
-    """`WindowAttention` over windows in ascending order of their `lengths`, those of nearly equal length together."""
+    """The encoder's, over windows in ascending order of their `lengths`; those of nearly equal length together."""
 
     def __init__(self, lengths: Sequence[int], n_audio_ctx: int, device: torch.device, dtype: torch.dtype) -> None:
         self._groups: list[_Windows] = []
@@ -93,6 +93,7 @@ class PaddedWindows:
             self._groups.append(_Windows(sum(members), packing, bias))
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, silent: tuple[Tensor, Tensor]) -> Tensor:
+        """All [frames, heads, size]; `silent`: keys and values [heads, n_audio_ctx / stride, size]."""
         queries, keys, values = (torch.split(part, [group.size for group in self._groups]) for part in (q, k, v))
         groups = zip(self._groups, queries, keys, values, strict=True)
         return torch.cat([group.attend(query, key, value, silent) for group, query, key, value in groups])
@@ -111,19 +112,15 @@ class Rows:
 
 
 class PaddedAttention:
-    """`DecoderAttention` over the first `text_limit` tokens and `audio_limit` entries of each row; none may have more.
+    """The decoder's, over the first `text_limit` tokens and `audio_limit` entries of each row; none may have more."""
 
-    `aligned`: alignment heads of each layer.
-    """
-
-    def __init__(
-        self, cache: KVCache, aligned: Sequence[Tensor], packing: Packing, rows: Rows, text_limit: int, audio_limit: int
-    ) -> None:
-        self._cache, self._aligned, self._packing, self._rows = cache, aligned, packing, rows
+    def __init__(self, cache: KVCache, packing: Packing, rows: Rows, text_limit: int, audio_limit: int) -> None:
+        self._cache, self._packing, self._rows = cache, packing, rows
         self._text_limit, self._audio_limit = text_limit, audio_limit
         device, dtype = cache.self_kv.device, cache.self_kv.dtype
         places = rows.tokens[:, None] + torch.arange(packing.longest, device=device)
         self.places = packing.unpad(places)
+        """Where in its text each token stands: [tokens]."""
         self._slots = packing.unpad(rows.slots[:, None].expand_as(places))
         self._causal = (torch.arange(text_limit, device=device) <= places[:, :, None])[:, None]
         entry = torch.arange(audio_limit, device=device)
@@ -132,6 +129,7 @@ class PaddedAttention:
         self._seen: list[Tensor] = []
 
     def tokens(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
+        """To the text so far. q [tokens, heads, size]; kv [tokens, 2, heads, size] is appended to the cache."""
         own = self._cache.self_kv[:, layer]
         own[:, self._slots, :, self.places] = kv
         keys, values = (part[:, :, : self._text_limit].index_select(0, self._rows.slots) for part in own)
@@ -139,8 +137,9 @@ class PaddedAttention:
         attended = F.scaled_dot_product_attention(q, keys, values, self._causal)
         return self._packing.unpad(attended.transpose(1, 2))
 
-    def audio(self, layer: int, q: Tensor) -> Tensor:
-        cross, aligned = self._cache.cross_kv[:, layer], self._aligned[layer]
+    def audio(self, layer: int, q: Tensor, aligned: Tensor) -> Tensor:
+        """To the audio. `aligned`: the layer's alignment heads."""
+        cross = self._cache.cross_kv[:, layer]
         keys, values = (part[:, :, : self._audio_limit].index_select(0, self._rows.audio) for part in cross)
         q = self._packing.pad(q).transpose(1, 2)
         if len(aligned):  # the fused kernel keeps its weights to itself
@@ -151,6 +150,8 @@ class PaddedAttention:
         return self._packing.unpad(attended.transpose(1, 2))
 
     def weights(self) -> Tensor:
+        """How the alignment heads of all layers looked at the audio, in float32: [heads, tokens, frames]. What is
+        behind a row's own frames means nothing."""
         return self._packing.unpad(torch.cat(self._seen, dim=1).transpose(1, 2)).transpose(0, 1)
 
 

@@ -85,8 +85,7 @@ class PaddedPasses:
         def step(inputs: Tensor) -> tuple[Tensor, Tensor]:
             ids, *rows = inputs
             packing = Packing(len(ids), 1, None, None)
-            attention = PaddedAttention(cache, self._decoder.aligned, packing, Rows(*rows), cache.text_limit, audio)
-            return self._decoder.run(ids, attention), attention.weights()
+            return self._decoder.padded(ids, PaddedAttention(cache, packing, Rows(*rows), cache.text_limit, audio))
 
         return step
 
@@ -95,9 +94,8 @@ class PaddedPasses:
         packing = Packing.of([len(beam) for beam in beams], device)
         text = min(self._cache.text_limit, _up(max(row[2] for row in rows) + packing.longest, _TEXT_STEP))
         on_device = Rows(*to_device(torch.tensor(rows).t().contiguous(), device))
-        attention = PaddedAttention(self._cache, self._decoder.aligned, packing, on_device, text, audio)
-        hidden = self._decoder.run(upload([token for beam in beams for token in beam], device), attention)
-        return hidden, attention.weights()
+        ids = upload([token for beam in beams for token in beam], device)
+        return self._decoder.padded(ids, PaddedAttention(self._cache, packing, on_device, text, audio))
 
     # --- graphs -------------------------------------------------------------------------------------------------------
 

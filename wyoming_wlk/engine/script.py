@@ -1,34 +1,32 @@
 """Parts of the model that run as TorchScript: without Python, and so without its lock, between their operations.
 
 Encoder and decoder work on threads of their own, and each of torch's operations gives Python's lock back and then waits
-for it again. With two threads of many small operations that was a quarter of two cores.
+for it again: with many small operations on two cores that costs a quarter of both.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
 
-_Part = TypeVar("_Part", bound="nn.Module | Callable[..., object]")
+_Module = TypeVar("_Module", bound=nn.Module)
 
 _SUPPORTED = sys.version_info < (3, 14)
-"""Later Pythons have no TorchScript; what is written here runs in Python as well, and computes the same."""
+"""Later Pythons have no TorchScript. What is written for it is Python as well, and computes the same."""
 
 
-def scripted(part: _Part) -> _Part:
-    """A function, or a module and all that it consists of, as TorchScript; itself where there is none.
+def scripted(module: _Module) -> _Module:
+    """A module, with all that it consists of, as TorchScript; itself where there is none.
 
-    TorchScript knows no global constants: what it needs of them are attributes, or arguments.
+    TorchScript knows no global constants: what it needs of them are attributes, or defaults of arguments.
     """
     if not _SUPPORTED:
-        return part
+        return module
     with warnings.catch_warnings():
         # torch.compile, which shall replace it, needs a C++ compiler where it runs, and compiles for each shape.
         warnings.simplefilter("ignore", DeprecationWarning)
-        script: _Part = torch.jit.script(part)
-    return script
+        return cast("_Module", torch.jit.script(module))

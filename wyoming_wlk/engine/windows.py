@@ -27,7 +27,7 @@ _ADDED_FRAMES = 16
 """Windows, and what is added to them, are encoded in multiples of so many frames: each length costs compiled code and
 scratch memory of its own."""
 
-_UNSETTLED_FRAMES = 40
+_UNSETTLED_FRAMES = 60
 """What lies less than 0.8 s before the end of the audio is encoded again by the next step."""
 
 
