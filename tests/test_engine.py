@@ -243,8 +243,8 @@ async def test_dropped_while_encoding(
     try:
         request = StepRequest(context_of(clips["turn_on_the_lamp"].samples), StepKind.PARTIAL, 0.0, "leaver")
         leaving = asyncio.create_task(engine.step(request))
-        other = asyncio.create_task(step(engine, context_of(clips["turn_on_the_lamp"].samples), StepKind.FINAL))
         await asyncio.to_thread(entered.wait, 30)
+        other = asyncio.create_task(step(engine, context_of(clips["turn_on_the_lamp"].samples), StepKind.FINAL))
         request.cancelled = True
         assert not (await asyncio.wait([leaving], timeout=0.2))[0]
         go_on.set()
@@ -419,10 +419,12 @@ async def test_a_window_is_filled_when_its_turn_comes(
     tiny_en: InstalledModel, clips: dict[str, Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A partial that waits for the encoder hears the audio that comes meanwhile, and is filled on the event loop; one
-    that is cancelled before its turn is not."""
+    that is cancelled before its turn is not, and one that is cancelled after it is not encoded any more."""
     gate, encode, loop = threading.Event(), Runner.encode, threading.current_thread()
+    encoded: list[str] = []
 
     def hold(runner: Runner, rows: Sequence[Row]) -> list[CrossAttention]:
+        encoded.extend(row.request.client for row in rows)
         gate.wait(10)
         return encode(runner, rows)
 
@@ -446,12 +448,14 @@ async def test_a_window_is_filled_when_its_turn_comes(
         steps = {name: asyncio.create_task(engine.step(requests[name])) for name in names}
         await asyncio.sleep(0.3)
         assert filled == ["a", "b"]
-        requests["d"].cancelled = True
+        requests["b"].cancelled = requests["d"].cancelled = True
         gate.set()
-        with pytest.raises(StepDropped):
-            await steps.pop("d")
+        for name in ("b", "d"):
+            with pytest.raises(StepDropped):
+                await steps.pop(name)
         results = [await step for step in steps.values()]
         assert filled == ["a", "b", "c"]
+        assert encoded == ["a", "c"]
         assert {result.audio_end for result in results} == {len(clip.samples) / RATE}
     finally:
         gate.set()

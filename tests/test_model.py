@@ -12,6 +12,7 @@ import torch
 from conftest import Clip
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from wyoming_wlk.engine import layers, script
 from wyoming_wlk.engine.cache import CrossAttention, KVCache
 from wyoming_wlk.engine.checkpoint import OPENAI_ALIGNMENT_HEADS, Checkpoint, Dimensions, load_checkpoint
 from wyoming_wlk.engine.linear import Int8Linear, int8_is_fast
@@ -223,6 +224,35 @@ def test_int8_products_are_close_to_exact() -> None:
     x = torch.randn(5, 128, generator=generator)
     exact = x @ weight.t() + bias
     assert ((Int8Linear(weight, bias)(x) - exact).norm() / exact.norm()) < 0.015
+
+
+@pytest.mark.parametrize("compute_type", ["float32", "bfloat16", "auto"])
+def test_scripts_compute_what_python_does(compute_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As TorchScript and as Python, where there is none, the model gives the same bits."""
+    mel = torch.randn(80, 400, generator=torch.Generator().manual_seed(2))
+    batches = [[DecoderInput(0, [0], [[50257, 50362, 4]]), DecoderInput(1, [1], [[50257, 50362]])]]
+    batches += [[DecoderInput(0, [0], [[7]]), DecoderInput(1, [1], [[8]])]]
+    found = []
+    for supported in (True, False):
+        monkeypatch.setattr(script, "_SUPPORTED", supported)
+        whisper = Whisper(random_checkpoint(), Precision.choose(compute_type, CPU), CPU)
+        cache = whisper.new_cache(3)
+        cross = whisper.encode([mel, mel[:, 100:300]])
+        for slot in (0, 1):
+            cache.set_audio(slot, cross[slot])
+        passes = [whisper.decoder(batch, cache) for batch in batches]
+        passes.append(whisper.decoder([DecoderInput(0, [0, 0], [[9], [9]])], cache))
+        logits = [whisper.decoder.logits(output.hidden) for output in passes]
+        found.append([*(one.keys_values for one in cross), *logits, *(output.attention for output in passes)])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_int8_is_refused_where_it_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that cuts int8 sums off takes float32 by itself, and says so when it is told to use int8."""
+    monkeypatch.setattr(layers, "int8_is_fast", lambda: False)
+    assert Precision.choose("auto", CPU).linear == torch.float32
+    with pytest.raises(ModelError, match="VNNI"):
+        Precision.choose("int8", CPU)
 
 
 def test_beams_equal_separate_rows(model: Whisper, clips: dict[str, Clip]) -> None:

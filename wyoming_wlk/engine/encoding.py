@@ -61,6 +61,7 @@ class Encoder:
 
     def _encode(self, rows: Sequence[Row]) -> None:
         try:
-            self._done(Encoded(rows, self._runner.encode(rows)))
+            wanted = not all(row.request.cancelled for row in rows)
+            self._done(Encoded(rows, self._runner.encode(rows) if wanted else ()))
         except Exception as err:  # handed to the thread that knows whose rows these are
             self._done(Encoded(rows, (), err))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from wyoming_wlk.engine.linear import FloatLinear, Int8Linear, int8_is_fast
 from wyoming_wlk.engine.script import scripted
+from wyoming_wlk.errors import ModelError
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -26,10 +27,15 @@ class Precision:
 
     @classmethod
     def choose(cls, compute_type: str, device: torch.device) -> Precision:
-        """`compute_type` as the user wrote it: auto, int8, float32, float16 or bfloat16."""
+        """`compute_type` as the user wrote it: auto, int8, float32, float16 or bfloat16.
+
+        Raises `ModelError` for int8 where the CPU has no fast and exact products of it.
+        """
         if compute_type == "auto":
             fast = "int8" if int8_is_fast() else "float32"
             compute_type = fast if device.type == "cpu" else "float16"
+        elif compute_type == "int8" and not int8_is_fast():
+            raise ModelError("int8 needs a CPU with AVX-512 VNNI; leave --compute-type at auto, or choose float32")
         if compute_type == "int8":
             attention = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
             return cls(torch.int8, torch.float32, attention)

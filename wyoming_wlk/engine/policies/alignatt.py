@@ -8,7 +8,7 @@ from wyoming_wlk.engine.policies import Evidence, agreement
 _SURE = 0.8
 """From this probability on a token needs no second hypothesis that has it."""
 
-_UNSURE = 0.45
+_UNSURE = 0.3
 """Below this probability the model has a second opinion: such a token waits until more has been heard after it."""
 
 _SETTLED_FRAMES = 60
