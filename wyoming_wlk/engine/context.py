@@ -42,7 +42,7 @@ class ClientOptions:
     """Beams of finals."""
     policy: str = "alignatt"
     frame_threshold: int = 25
-    """For alignatt: how many frames (20 ms) before the end of the audio a committed token must look."""
+    """For alignatt: how many frames (20 ms) before the end of the audio a committed token must look at least."""
     diarization: str = ""
     """What tells speakers apart; empty for nothing."""
     target_language: str = ""

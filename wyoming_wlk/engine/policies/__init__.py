@@ -27,13 +27,3 @@ class Policy(Protocol):
     """Decides how many of the leading tokens may be committed; the caller cuts that down to whole words."""
 
     def stable(self, evidence: Evidence) -> int: ...
-
-
-def agreement(evidence: Evidence) -> int:
-    """Length of the longest common prefix of this hypothesis and the previous one."""
-    length = 0
-    for new, old in zip(evidence.tokens, evidence.previous, strict=False):
-        if new != old:
-            break
-        length += 1
-    return length

@@ -3,11 +3,16 @@ et al., arXiv 2307.14743)."""
 
 from __future__ import annotations
 
-from wyoming_wlk.engine.policies import Evidence, agreement
+from wyoming_wlk.engine.policies import Evidence
 
 
 class LocalAgreement:
     """The longest common prefix of the last two hypotheses."""
 
     def stable(self, evidence: Evidence) -> int:
-        return agreement(evidence)
+        length = 0
+        for new, old in zip(evidence.tokens, evidence.previous, strict=False):
+            if new != old:
+                break
+            length += 1
+        return length
