@@ -335,7 +335,7 @@ class SlowRunner(Runner):
     """Decodes slowly, so that newcomers find the slots full."""
 
     def advance(self, rows: Sequence[Row]) -> None:
-        time.sleep(0.05)
+        time.sleep(0.15)
         super().advance(rows)
 
 

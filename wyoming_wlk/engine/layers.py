@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,6 @@ from torch import Tensor, nn
 from wyoming_wlk.engine.linear import FloatLinear, Int8Linear, int8_is_fast
 from wyoming_wlk.engine.script import scripted
 from wyoming_wlk.errors import ModelError
-
-_Module = TypeVar("_Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Weights:
             return Int8Linear(weight, bias)
         return FloatLinear(weight, bias, self._precision.linear, self.device)
 
-    def ready(self, module: _Module) -> _Module:
+    def ready(self, module: nn.Module) -> Callable[..., Any]:
         """A part of the model as it runs best: on a CPU that is without Python."""
         return scripted(module) if self.device.type == "cpu" else module
 
