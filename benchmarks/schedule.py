@@ -37,7 +37,7 @@ the part of the draft that the next step rejects."""
 
 _WRONG_TOKENS = 1000
 _LOGPROB = -0.24
-"""Not sure enough for a word to be committed at once, and sure enough for a final with one beam."""
+"""Sure enough for a final with one beam."""
 
 
 @dataclass(frozen=True)
