@@ -241,7 +241,8 @@ def test_scripts_compute_what_python_does(compute_type: str, monkeypatch: pytest
         for slot in (0, 1):
             cache.set_audio(slot, cross[slot])
         passes = [whisper.decoder(batch, cache) for batch in batches]
-        passes.append(whisper.decoder([DecoderInput(0, [0, 0], [[9], [9]])], cache))
+        cache.copy_tokens(0, 2)
+        passes.append(whisper.decoder([DecoderInput(0, [0, 2], [[9], [10]])], cache))
         logits = [whisper.decoder.logits(output.hidden) for output in passes]
         found.append([*(one.keys_values for one in cross), *logits, *(output.attention for output in passes)])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
