@@ -145,7 +145,7 @@ class DecodingConfig:
         "what makes words final while somebody speaks: alignatt or localagreement", "POLICY",
     )  # fmt: skip
     frame_threshold: int = option(
-        25, whole(1, 500), "alignatt: frames of 20 ms that a final word keeps from the audio's end", "N"
+        25, whole(1, 500), "alignatt: frames of 20 ms that a final word keeps at least from the audio's end", "N"
     )
     trim: str = option(
         "segment", one_of("segment", "sentence"),

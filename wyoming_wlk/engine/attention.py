@@ -1,7 +1,8 @@
 """Attention row by row: each over exactly its own entries, so that its bits do not depend on who else is there.
 
 The CPU's way; `padded.py` is that of other devices. Tensors hold the tokens (or frames) of all rows one after the
-other: [tokens, heads, head size].
+other: [tokens, heads, head size]. Runs as TorchScript, which wants the types of tuples themselves and not their names:
+no postponed annotations here.
 """
 
 import math
@@ -89,7 +90,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, at_once: int = _SCORE
 # --- the decoder's ----------------------------------------------------------------------------------------------------
 
 
-class Row(NamedTuple):
+class PackedRow(NamedTuple):
     """Where one row's new tokens stand: `begin` to `stop` in the packed batch, up to `end` in the cache's slots."""
 
     audio: int
@@ -106,7 +107,7 @@ class Row(NamedTuple):
 class PackedRows(NamedTuple):
     """The rows of a batch one after the other: for each token its id, its slot and its place there, [tokens]."""
 
-    rows: list[Row]
+    rows: list[PackedRow]
     ids: Tensor
     slots: Tensor
     places: Tensor
@@ -115,7 +116,8 @@ class PackedRows(NamedTuple):
 
 
 def pack(batch: Sequence[DecoderInput], cache: KVCache) -> PackedRows:
-    rows: list[Row] = []
+    """Where the new tokens of a batch stand, behind what the cache has of its rows."""
+    rows: list[PackedRow] = []
     ids: list[int] = []
     places: list[int] = []
     slots: list[int] = []
@@ -128,7 +130,7 @@ def pack(batch: Sequence[DecoderInput], cache: KVCache) -> PackedRows:
             slots += [slot] * count
         causal = torch.full((count, end), -math.inf).triu(start + 1) if count > 1 else None
         lengths = cache.entries[item.audio], cache.frames[item.audio]
-        rows.append(Row(item.audio, list(item.slots), begin, len(places), end, *lengths, causal))
+        rows.append(PackedRow(item.audio, list(item.slots), begin, len(places), end, *lengths, causal))
     frames = max(row.frames for row in rows)
     return PackedRows(rows, torch.tensor(ids), torch.tensor(slots), torch.tensor(places), frames)
 

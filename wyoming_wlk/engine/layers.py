@@ -76,8 +76,6 @@ class Weights:
 
 
 class Norm(nn.Module):
-    """Layer norm. Its numbers are tensors of inference, as all that a model here consists of."""
-
     def __init__(self, weights: Weights, name: str) -> None:
         super().__init__()
         self._weight, self._bias = weights.state(f"{name}.weight"), weights.state(f"{name}.bias")
@@ -101,14 +99,14 @@ class Projection(nn.Module):
 
 
 class Output(nn.Module):
-    """What attention ends with, added to where it began."""
+    """What attention ends with: a product, added to where it began."""
 
     def __init__(self, weights: Weights, name: str) -> None:
         super().__init__()
         self._linear = weights.linear(name)
 
     def forward(self, x: Tensor, attended: Tensor) -> Tensor:
-        """x [rows, state]; attended [rows, heads, head size]"""
+        """x [rows, state]; attended [rows, heads, head size] -> [rows, state]"""
         y: Tensor = self._linear(attended.reshape(x.shape).to(x.dtype))
         return x + y
 

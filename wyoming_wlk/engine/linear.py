@@ -6,8 +6,6 @@ never depends on the other rows in the batch, and integer sums are exact: the sa
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,14 +17,8 @@ _MIDDLE = 128
 _BLOCK_ROWS = 8
 
 
-class Linear(Protocol):
-    """y = x W^T + b over the last dimension: [rows, in] -> [rows, out]."""
-
-    def __call__(self, x: Tensor) -> Tensor: ...
-
-
 class FloatLinear(nn.Module):
-    """Weights and activations in one float type."""
+    """y = x W^T + b, [rows, in] -> [rows, out]; weights and activations in one float type."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
@@ -38,7 +30,7 @@ class FloatLinear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """Eight-bit weights and activations with exact 32-bit sums; the rest in float32. CPU only.
+    """The same with eight-bit weights and activations and exact 32-bit sums; the rest in float32. CPU only.
 
     The product is oneDNN's, as torch's quantizer for x86 uses it: weights are brought into its order once.
     """

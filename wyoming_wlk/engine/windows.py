@@ -28,7 +28,7 @@ _ADDED_FRAMES = 16
 scratch memory of its own."""
 
 _UNSETTLED_FRAMES = 60
-"""What lies less than 0.8 s before the end of the audio is encoded again by the next step."""
+"""What lies less than 1.2 s before the end of the audio is encoded again by the next step."""
 
 
 class WindowEncoder:

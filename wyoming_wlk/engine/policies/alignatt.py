@@ -6,6 +6,7 @@ from __future__ import annotations
 from wyoming_wlk.engine.policies import Evidence
 
 _DOUBT_FRAMES = 50
+"""What a token of probability 0 waits beyond the threshold: a second."""
 
 
 class AlignAtt:
