@@ -20,8 +20,8 @@ def test_tokens_near_the_end_wait() -> None:
 
 
 def test_the_less_sure_a_token_is_the_longer_it_waits() -> None:
-    """For a probability p another (1 - p)² seconds; those behind it wait as well."""
-    for probability, frame in ((1.0, 74), (0.6, 66), (0.3, 50), (0.0, 24)):
+    """For a probability p another 1.5 (1 - p)² seconds; those behind it wait as well."""
+    for probability, frame in ((1.0, 74), (0.6, 62), (0.3, 38), (0.1, 14)):
         assert AlignAtt().stable(evidence([10, frame, 20], [1.0, probability, 1.0], [])) == 3
         assert AlignAtt().stable(evidence([10, frame + 1, 20], [1.0, probability, 1.0], [])) == 1
 

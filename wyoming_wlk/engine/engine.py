@@ -47,6 +47,10 @@ class DecodingSettings:
 
 
 _IDLE_SECONDS = 2.0
+_RELEASE_SECONDS = 10.0
+"""So often memory that passes left behind goes back to the system while there is work: the C library would keep a
+hundred megabytes and more, scattered among what is in use."""
+
 _STOP_SECONDS = 2.0
 
 
@@ -76,6 +80,7 @@ class Engine:
         self._encoder = Encoder(runner, self._inbox.put)
         self._replies: dict[Row, _Reply] = {}
         self._arrivals = 0
+        self._released = time.monotonic()
         self.statistics = EngineStatistics(encoder=runner.encoding)
         self._thread = threading.current_thread()
         self._ending = threading.Lock()
@@ -165,6 +170,8 @@ class Engine:
             while self._receive(wait=not worked):
                 self._drop_cancelled()
                 worked = self._turn()
+                if time.monotonic() - self._released > _RELEASE_SECONDS:
+                    self._release()
         except Exception:
             _LOG.critical("the engine has failed and takes no more requests", exc_info=True)
             error = later = StepFailed("the speech model has stopped working; the server must be restarted")
@@ -227,10 +234,14 @@ class Engine:
         self.statistics.decoder.add(time.monotonic() - began)
 
     def _rest(self) -> None:
-        """Nothing to do: memory that passes left behind goes back to the system, then the next request is awaited."""
-        release_memory()
+        """Nothing to do: memory goes back to the system, then the next request is awaited."""
+        self._release()
         item = self._inbox.get()
         self._inbox.put(item)
+
+    def _release(self) -> None:
+        release_memory()
+        self._released = time.monotonic()
 
     def _row(self, request: StepRequest) -> Row:
         final, context, options = request.kind is StepKind.FINAL, request.context, request.context.options

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from wyoming_wlk.engine.transfer import to_device
@@ -19,6 +20,9 @@ N_FFT = 400
 HOP = 160
 FRAMES_PER_SECOND = SAMPLE_RATE // HOP
 _FLOOR = -10.0  # log10 of the 1e-10 that Whisper clamps power to
+
+_ROOM = 500
+"""A window's memory grows by so many frames."""
 
 
 def mel_filters(n_mels: int) -> np.ndarray:
@@ -61,28 +65,41 @@ class MelWindow:
     """Mel frames of one client's window, extended as audio arrives: each frame is computed once.
 
     Frame t is centred on sample t * HOP, so the last one or two need samples that are not there yet; they are computed
-    against silence at each step and never kept.
+    against silence at each step anew.
     """
 
     def __init__(self, frontend: MelFrontend) -> None:
         self._frontend = frontend
-        self._kept = frontend.empty()
+        self._raw = frontend.empty()
+        self._settled = 0
+        self._peak = self._raw.new_tensor(_FLOOR)
+        """Of the settled frames."""
 
     def update(self, audio: np.ndarray, total: int, first: int = 0) -> Tensor:
         """Frames `first` to `total` of `audio` (float32, the whole window so far) followed by silence, in Whisper's
         range: [n_mels, total - first]."""
-        kept = self._kept.shape[1]
-        settled = max(kept, min(total, (len(audio) - N_FFT // 2) // HOP + 1))
-        if settled > kept:
-            self._kept = torch.cat([self._kept, self._frontend.frames(_span(audio, kept, settled))], dim=1)
+        self._reserve(total)
+        settled = max(self._settled, min(total, (len(audio) - N_FFT // 2) // HOP + 1))
+        self._peak = torch.maximum(self._peak, self._compute(audio, self._settled, settled))
+        self._settled = settled
         touched = max(settled, min(total, len(audio) // HOP + 2))
-        parts = [self._kept[:, :total]]
-        if touched > settled:
-            parts.append(self._frontend.frames(_span(audio, settled, touched)))
-        if total > touched:
-            parts.append(self._kept.new_full((self._frontend.n_mels, total - touched), _FLOOR))
-        raw = torch.cat(parts, dim=1)
-        return _compress(raw[:, first:], raw.amax())
+        peak = torch.maximum(self._peak, self._compute(audio, settled, touched))
+        self._raw[:, touched:total] = _FLOOR
+        return _compress(self._raw[:, first:total], peak)
+
+    def _compute(self, audio: np.ndarray, first: int, last: int) -> Tensor:
+        """Puts these frames in place. Returns the highest value."""
+        if first == last:
+            return self._peak
+        new = self._frontend.frames(_span(audio, first, last))
+        self._raw[:, first:last] = new
+        return new.amax()
+
+    def _reserve(self, total: int) -> None:
+        """Makes room for so many frames."""
+        missing = total - self._raw.shape[1]
+        if missing > 0:
+            self._raw = F.pad(self._raw, [0, -(-missing // _ROOM) * _ROOM])
 
 
 def _compress(raw: Tensor, peak: Tensor) -> Tensor:

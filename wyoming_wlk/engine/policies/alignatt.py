@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from wyoming_wlk.engine.policies import Evidence
 
-_DOUBT_FRAMES = 50
-"""What a token of probability 0 waits beyond the threshold: a second."""
+_DOUBT_FRAMES = 75
+"""What a token of probability 0 waits beyond the threshold: 1.5 seconds."""
 
 
 class AlignAtt:
     """The papers' rule, and of what the model is not sure it waits until more has been heard after it: for a token of
-    probability p another (1 - p)² seconds."""
+    probability p another 1.5 (1 - p)² seconds."""
 
     def stable(self, evidence: Evidence) -> int:
         limit = evidence.audio_frames - evidence.frame_threshold
