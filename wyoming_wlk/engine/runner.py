@@ -23,16 +23,13 @@ from wyoming_wlk.engine.decoder import DecoderPass
 from wyoming_wlk.engine.hypothesis import Beam, Row, continuation
 from wyoming_wlk.engine.layers import Precision
 from wyoming_wlk.engine.model import Whisper
+from wyoming_wlk.engine.prefixes import PrefixReader
 from wyoming_wlk.engine.search import Search
 from wyoming_wlk.engine.selection import Question, Selector
 from wyoming_wlk.engine.statistics import Recent
 from wyoming_wlk.engine.tokenizer import Tokenizer
 from wyoming_wlk.engine.transfer import to_host, upload
-from wyoming_wlk.engine.window import TextMemory
 from wyoming_wlk.engine.windows import WindowEncoder
-
-_PROMPT_STEP = 64
-"""Of too long a prompt so many tokens at once are left out, so that what has been read of it stays good for a while."""
 
 _GUESSED_TOKENS = 8
 """So many tokens that may come next are read along with one that is known."""
@@ -62,13 +59,12 @@ class Runner:
         """Seconds of each batch in the encoder."""
         self._model, self._threads = model, threads
         self._cache: KVCache = model.new_cache(slots + 1)
-        self._silence = slots
-        """One slot more, whose audio is silence: what prompts are read beside."""
         self._free = list(range(slots - 1, -1, -1))
         self._windows = WindowEncoder(model)
         self._passes = model.passes(self._cache)
         # Passes may have tried themselves out in the slots, so that silence comes after them.
-        self._cache.set_audio(self._silence, CrossAttention(model.silence.cross, 0))
+        self._cache.set_audio(slots, CrossAttention(model.silence.cross, 0))
+        self._prefixes = PrefixReader(tokenizer, self._cache, self._passes, silence=slots)
         self._selector = Selector(tokenizer, model.dims.n_vocab, model.device)
         self._context_limit = model.dims.n_text_ctx - 1
         self._search = Search(tokenizer, self._cache, self._context_limit)
@@ -85,7 +81,7 @@ class Runner:
 
     def unload(self) -> None:
         """Frees the device and the memory, whoever still holds the runner; nothing can be run any more."""
-        del self._model, self._cache, self._passes, self._selector, self._search, self._windows
+        del self._model, self._cache, self._passes, self._selector, self._search, self._windows, self._prefixes
         gc.collect()  # loading leaves some cycles behind
         release_memory()
         if torch.cuda.is_available():
@@ -152,13 +148,7 @@ class Runner:
             for slot in row.slots[1:]:
                 self._cache.clear(slot)
         self._detect_languages([row for row in rows if not row.language])
-        for row in rows:
-            row.prefix = self._prefix(row)
-            row.draft = self._draft(row)
-        self._read_prompts(rows)
-        for row in rows:
-            self._recall(row)
-            row.unread = row.prefix[row.known :]
+        self._prefixes.prepare(rows)
 
     @torch.inference_mode()
     def advance(self, rows: Sequence[Row]) -> None:
@@ -182,8 +172,7 @@ class Runner:
     def keep(self, row: Row) -> None:
         """After a partial step: keeps what the client's next one can go on with."""
         self._windows.settle(row)
-        if (window := row.request.context.window) is not None:
-            window.text = self._remember(row.best.slot, row.prefix + row.best.tokens, row.prompt_length)
+        self._prefixes.keep(row)
 
     # --- parts of a pass ----------------------------------------------------------------------------------------------
 
@@ -259,72 +248,6 @@ class Runner:
         for row, choice in zip(rows, choices, strict=True):
             row.language = self.tokenizer.languages[choice]
             self._cache.tokens[row.beams[0].slot] = 0
-
-    def _prefix(self, row: Row) -> list[int]:
-        """Previous text, start of transcript, and for a partial step what is committed already."""
-        context, options = row.request.context, row.request.context.options
-        prompt = self._prompt(options.prompt, context.previous_text)
-        start = self.tokenizer.start_sequence(row.language, options.task)
-        row.prompt_length = len(prompt)
-        return prompt + start + row.committed
-
-    def _prompt(self, static: str, previous: str) -> list[int]:
-        room = self._model.dims.n_text_ctx // 2 - 1
-        fixed = self.tokenizer.encode(" " + static.strip())[: room // 2] if static.strip() else []
-        recent = self.tokenizer.encode(previous) if previous else []
-        surplus = max(0, len(recent) - (room - len(fixed)))
-        tokens = fixed + recent[-(-surplus // _PROMPT_STEP) * _PROMPT_STEP :]
-        return [self.tokenizer.sot_prev, *tokens] if tokens else []
-
-    def _draft(self, row: Row) -> list[int]:
-        """The last hypothesis: checked in one pass, it costs little and saves a pass for each token that still holds.
-
-        The outcome is the same as without it, so beams, which need every alternative, simply have none.
-        """
-        if row.search_width > 1:
-            return []
-        context = row.request.context
-        draft = context.committed + context.tentative if row.final else context.tentative
-        return draft[: max(0, min(row.token_limit, self._context_limit - len(row.prefix)))]
-
-    def _read_prompts(self, rows: Sequence[Row]) -> None:
-        """Puts the prompts' keys and values in place, and reads what is new of them.
-
-        They are read beside silence, so that they are good for all windows that come behind the same text.
-        """
-        for row in rows:
-            memory = row.request.context.prompt
-            row.known = memory.common(row.prefix[: row.prompt_length + 1]) if memory is not None else 0
-            self._place(row, memory, 0, row.known)
-        if new := [row for row in rows if row.known < row.prompt_length]:
-            read = [row.prefix[row.known : row.prompt_length] for row in new]
-            self._passes(
-                [DecoderInput(self._silence, row.slots[:1], [tokens]) for row, tokens in zip(new, read, strict=True)]
-            )
-            for row in new:
-                row.request.context.prompt = self._remember(row.slots[0], row.prefix[: row.prompt_length], 0)
-                row.known = row.prompt_length
-
-    def _recall(self, row: Row) -> None:
-        """Puts in place what the last partial step has computed behind the prompt. Before words are committed all of it
-        is read anew: there it is told whether there is speech at all."""
-        window = row.request.context.window
-        if row.committed and window is not None and window.text is not None:
-            count = window.text.common(row.prefix[row.prompt_length :])
-            self._place(row, window.text, row.prompt_length, count)
-            row.known = row.prompt_length + count
-
-    def _remember(self, slot: int, tokens: Sequence[int], begin: int) -> TextMemory:
-        """What the slot holds of the tokens from `begin` on."""
-        end = min(len(tokens), self._cache.tokens[slot])
-        return TextMemory(tokens[begin:end], self._cache.self_kv[:, :, slot, :, begin:end].clone())
-
-    def _place(self, row: Row, memory: TextMemory | None, begin: int, count: int) -> None:
-        """Continues the row's slot with the first `count` tokens of a memory."""
-        slot, end = row.slots[0], begin + count
-        if memory is not None:
-            self._cache.self_kv[:, :, slot, :, begin:end] = memory.self_kv[:, :, :, :count]
-        self._cache.tokens[slot] = end
 
 
 def available_devices() -> list[str]:
