@@ -382,7 +382,7 @@ async def test_real_speech(tiny_en: InstalledModel, clips: dict[str, Clip]) -> N
     chosen = [clips[name] for name in names]
     alone, together = [
         await transcripts(tiny_en, chosen, parking := SpyParking(), padded, slots)
-        for padded, slots in ((False, 16), (True, 5))
+        for padded, slots in ((False, 16), (True, 3))
     ]
     assert [got[-1] for got in together] == [got[-1] for got in alone]
     assert letters(together) == letters(alone)  # partials encode another part of their windows in either way
