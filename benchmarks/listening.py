@@ -18,10 +18,12 @@ from benchmarks.clips import SAMPLE_RATE, Clip
 from benchmarks.engine import open_services
 from benchmarks.operations import FRAMES_PER_SECOND, Schedule, Steps
 from benchmarks.servers import our_config
-from wyoming_wlk.engine import encoder
 from wyoming_wlk.engine.cache import CrossAttention
+from wyoming_wlk.engine.encoder import mel_start
 from wyoming_wlk.engine.hypothesis import Row
+from wyoming_wlk.engine.model import Whisper
 from wyoming_wlk.engine.runner import Runner
+from wyoming_wlk.engine.window import AudioMemory
 from wyoming_wlk.engine.windows import WindowEncoder
 from wyoming_wlk.events import Event
 from wyoming_wlk.services import Pace
@@ -81,7 +83,7 @@ class _Notes:
         self._asked: dict[Row, Asked] = {}
         self._encoding = self._starting = self._advancing = 0.0
         self._encode, self._begin, self._advance = WindowEncoder.encode, Runner.begin, Runner.advance
-        self._embed = encoder.Encoder._embed
+        self._extend = Whisper.extend
         self._frames = 0
         self._patches = ExitStack()
 
@@ -95,10 +97,9 @@ class _Notes:
             finally:
                 notes._encoding += time.perf_counter() - began
 
-        def embed(network: encoder.Encoder, mel: Tensor, first: int = 0) -> Tensor:
-            embedded = notes._embed(network, mel, first)
-            notes._frames = len(embedded)
-            return embedded
+        def extend(model: Whisper, mel: Tensor, first: int, memory: AudioMemory) -> CrossAttention:
+            notes._frames = (mel_start(first) + mel.shape[1]) // 2 - first
+            return notes._extend(model, mel, first, memory)
 
         def begin(runner: Runner, rows: Sequence[Row], crosses: Sequence[CrossAttention]) -> None:
             (row,) = rows  # one client, and so one at a time
@@ -121,7 +122,7 @@ class _Notes:
                 notes._asked[row].passes += 1
 
         self._patches.enter_context(patch.object(WindowEncoder, "encode", encode))
-        self._patches.enter_context(patch.object(encoder.Encoder, "_embed", embed))
+        self._patches.enter_context(patch.object(Whisper, "extend", extend))
         self._patches.enter_context(patch.object(Runner, "begin", begin))
         self._patches.enter_context(patch.object(Runner, "advance", advance))
 

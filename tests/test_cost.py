@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import InstalledModel
 from test_model import random_checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.clips import DEFAULT_AUDIO, load_clips
+from benchmarks.listening import listen
 from benchmarks.operations import (
     FRAMES_PER_SECOND,
     H200,
@@ -156,3 +159,14 @@ def test_fewer_steps_cost_less() -> None:
     often, rarely = SCHEDULE.whole().partial, SCHEDULE.every(0.8).whole().partial
     assert encoding(whisper, often) / encoding(whisper, rarely) == pytest.approx(2)
     assert often.rate * often.passes == pytest.approx(rarely.rate * rarely.passes)
+
+
+def test_what_a_client_asks_for(tiny_en: InstalledModel) -> None:
+    """Noted while a real session listens: partial steps encode a part of their windows, finals all and the silence."""
+    clip = max(load_clips(DEFAULT_AUDIO, "short", "en"), key=lambda clip: len(clip.samples))
+    found = listen([], [clip])
+    partial, final = found.schedule.partial, found.schedule.final
+    assert 1 < partial.rate < 3 and 0 < final.rate < partial.rate
+    assert partial.encoded < partial.seconds and final.encoded > final.seconds
+    assert partial.known <= partial.prefix
+    assert min(found.spent.values()) >= 0 and found.spent["encoder"] > 0
