@@ -55,8 +55,8 @@ _INTERVALS = (0.4, 1.0)
 _SIDES = (512, 1024, 2048)
 _BESIDE = ["part", "G operations", "MB", "floor [ms]", "measured [ms]", "ratio"]
 MONOLOGUE = Schedule(
-    partial=Steps(rate=2.13, seconds=4.1, encoded=1.85, prefix=165, known=163.5, draft=2.1, passes=0.8),
-    final=Steps(rate=0.23, seconds=5.3, encoded=6.5, prefix=155, known=153, draft=16, passes=6.2, beams=2),
+    partial=Steps(rate=2.14, seconds=4.8, encoded=2.2, prefix=164, known=163, draft=2.3, passes=0.8),
+    final=Steps(rate=0.23, seconds=6.0, encoded=7.1, prefix=154, known=152, draft=17.7, passes=7.9, beams=2),
 )
 """Speech without long pauses, as measured with tiny.en (docs/cost.md): what the tables of all sizes are for."""
 
