@@ -238,6 +238,7 @@ class Engine:
         self._release()
         item = self._inbox.get()
         self._inbox.put(item)
+        self._released = time.monotonic()  # nothing has been left behind since
 
     def _release(self) -> None:
         release_memory()

@@ -25,7 +25,7 @@ from wyoming_wlk.engine.window import AudioMemory
 
 __all__ = ["DecoderInput", "DecoderOutput", "DecoderPass", "Precision", "Whisper"]
 
-_SILENT_MEL = -0.6  # a silent frame after `mel.normalize` beside speech of usual loudness
+_SILENT_MEL = -0.6  # a silent frame after `mel.MelWindow` beside speech of usual loudness
 
 
 class Whisper:

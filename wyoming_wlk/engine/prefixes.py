@@ -59,7 +59,7 @@ class PrefixReader:
     def _draft(self, row: Row) -> list[int]:
         """The last hypothesis: checked in one pass, it costs little and saves a pass for each token that still holds.
 
-        The outcome is the same as without it, so beams, which need every alternative, simply have none.
+        But for rounding the outcome is the same without it, so beams, which need every alternative, have none.
         """
         if row.search_width > 1:
             return []

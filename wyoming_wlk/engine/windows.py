@@ -4,6 +4,7 @@ been encoded already. Runs on the encoder's thread."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from wyoming_wlk.engine.attention import SILENCE_STRIDE
 from wyoming_wlk.engine.cache import CrossAttention
@@ -12,6 +13,9 @@ from wyoming_wlk.engine.hypothesis import Row
 from wyoming_wlk.engine.mel import HOP, SAMPLE_RATE, MelFrontend, MelWindow
 from wyoming_wlk.engine.model import Whisper
 from wyoming_wlk.engine.window import AudioMemory, Window
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FRAME_SAMPLES = 2 * HOP
 """Samples of one encoder frame."""
@@ -40,14 +44,15 @@ class WindowEncoder:
 
     def encode(self, rows: Sequence[Row]) -> list[CrossAttention]:
         """Encodes the rows' windows and sets how many frames of audio they have."""
-        windows = [self._window(row) for row in rows]
-        if len(rows) == 1 and windows[0].audio is not None and not rows[0].final:
-            return [self._extend(rows[0], windows[0].mel, windows[0].audio)]
-        mels = [
-            window.mel.update(row.request.context.audio, 2 * self._frames(row, PADDING_SECONDS, _WHOLE_FRAMES))
-            for row, window in zip(rows, windows, strict=True)
-        ]
-        return self._model.encode(mels)
+        windows = {row: self._window(row) for row in rows}
+        crosses = {
+            row: self._extend(row, window.mel, window.audio)
+            for row, window in windows.items()
+            if window.audio is not None and not row.final
+        }
+        whole = [row for row in rows if row not in crosses]
+        crosses |= zip(whole, self._model.encode([self._whole(row, windows[row].mel) for row in whole]), strict=True)
+        return [crosses[row] for row in rows]
 
     def _window(self, row: Row) -> Window:
         """What the client's last step left."""
@@ -61,6 +66,9 @@ class WindowEncoder:
         """The row's audio and the silence behind it, a multiple of `step`."""
         padded = len(row.request.context.audio) + int(padding * SAMPLE_RATE)
         return min(self._model.dims.n_audio_ctx, -(-padded // (step * FRAME_SAMPLES)) * step)
+
+    def _whole(self, row: Row, mel: MelWindow) -> Tensor:
+        return mel.update(row.request.context.audio, 2 * self._frames(row, PADDING_SECONDS, _WHOLE_FRAMES))
 
     def _extend(self, row: Row, mel: MelWindow, memory: AudioMemory) -> CrossAttention:
         """Encodes what is not settled yet, and as much before it as fills the last block."""
