@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import InstalledModel
 from test_model import random_checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -34,6 +33,7 @@ from wyoming_wlk.engine import model as network
 from wyoming_wlk.engine import windows
 from wyoming_wlk.engine.attention import KEY_BLOCK, DecoderInput
 from wyoming_wlk.engine.layers import Precision
+from wyoming_wlk.models import InstalledModel
 
 FLOAT = Formats(4, 4, 4)
 SCHEDULE = Schedule(Steps(2.5, 6.0, 2.1, 40, 35, 5, 2.0), Steps(0.2, 8.0, 9.0, 30, 0, 0, 20, beams=2))
@@ -166,7 +166,7 @@ def test_what_a_client_asks_for(tiny_en: InstalledModel) -> None:
     clip = max(load_clips(DEFAULT_AUDIO, "short", "en"), key=lambda clip: len(clip.samples))
     found = listen([], [clip])
     partial, final = found.schedule.partial, found.schedule.final
-    assert 1 < partial.rate < 3 and 0 < final.rate < partial.rate
+    assert 0 < final.rate < partial.rate < 3
     assert partial.encoded < partial.seconds and final.encoded > final.seconds
     assert partial.known <= partial.prefix
     assert min(found.spent.values()) >= 0 and found.spent["encoder"] > 0
