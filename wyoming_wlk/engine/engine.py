@@ -171,7 +171,8 @@ class Engine:
                 self._drop_cancelled()
                 worked = self._turn()
                 if time.monotonic() - self._released > _RELEASE_SECONDS:
-                    self._release()
+                    release_memory()
+                    self._released = time.monotonic()
         except Exception:
             _LOG.critical("the engine has failed and takes no more requests", exc_info=True)
             error = later = StepFailed("the speech model has stopped working; the server must be restarted")
@@ -235,14 +236,10 @@ class Engine:
 
     def _rest(self) -> None:
         """Nothing to do: memory goes back to the system, then the next request is awaited."""
-        self._release()
+        release_memory()
         item = self._inbox.get()
         self._inbox.put(item)
         self._released = time.monotonic()  # nothing has been left behind since
-
-    def _release(self) -> None:
-        release_memory()
-        self._released = time.monotonic()
 
     def _row(self, request: StepRequest) -> Row:
         final, context, options = request.kind is StepKind.FINAL, request.context, request.context.options

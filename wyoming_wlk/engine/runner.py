@@ -58,7 +58,7 @@ class Runner:
         self.encoding = Recent()
         """Seconds of each batch in the encoder."""
         self._model, self._threads = model, threads
-        self._cache: KVCache = model.new_cache(slots + 1)
+        self._cache: KVCache = model.new_cache(slots + 1)  # the last one's audio is silence: prompts are read beside it
         self._free = list(range(slots - 1, -1, -1))
         self._windows = WindowEncoder(model)
         self._passes = model.passes(self._cache)

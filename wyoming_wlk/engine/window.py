@@ -3,7 +3,7 @@
 A window grows at its end. What the encoder makes of a frame depends on all others, but hardly on those that come a
 second later and more; so frames that lie back that far keep their keys and values, in each layer of the encoder and for
 the decoder. The same holds for the decoder's keys and values of committed text. Partial steps go on from there. A final
-takes none of it but the mel frames, which are exact: its text depends on what was said, and not on when steps came.
+takes none of it but the mel frames: but for rounding its text depends on what was said, and not on when steps came.
 """
 
 from __future__ import annotations
